@@ -1,0 +1,1 @@
+"""Song denoising without clean training data: the library behind the scripts and notebooks."""

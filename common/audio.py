@@ -1,0 +1,241 @@
+"""The one reader and the one writer of audio.
+
+Everywhere in this project, audio in memory is an array of shape ``(channels, samples)``, float32
+unless said otherwise, with full scale at +-1. WAV, FLAC, Ogg and Opus go through libsndfile; MP4,
+M4A, MP3 and what libsndfile refuses go through the FFmpeg libraries that PyAV carries. Neither needs
+a system install.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile as sf
+import soxr
+
+from common.errors import CallError, UserError
+
+SNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".aif", ".aiff")
+FFMPEG_SUFFIXES = (".mp4", ".m4a", ".mp3", ".aac")
+AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
+
+# How many bits a sample keeps in a file; float formats are written as they are.
+PCM_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+# The format that an output suffix gets when the input's own cannot be kept.
+DEFAULT_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
+# libsndfile's Vorbis encoder overflows its stack on very long blocks.
+WRITE_BLOCK = 1 << 16
+
+
+class AudioError(UserError):
+    """An audio file that cannot be read or written."""
+
+
+def list_audio(folder: str | Path) -> list[Path]:
+    """All audio files below `folder`, sorted so that every machine sees the same order.
+
+    Raises CallError when the folder is missing or holds no audio.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CallError(f"expected a folder of audio files, but {folder} does not exist: check the path")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    if not files:
+        raise CallError(f"expected audio files ({', '.join(AUDIO_SUFFIXES)}) in {folder}, but there is none: "
+                        "check the path")
+    return files
+
+
+def audio_name(path: str | Path) -> str:
+    """A song's name: the file name without its suffix and without the `.stem` of a stem file."""
+    return Path(path).stem.removesuffix(".stem")
+
+
+class AudioReader:
+    """Streams one audio file block by block; for files with several streams, the first audio stream.
+
+    Attributes: `sample_rate` in Hz, `channels`, `subtype` (libsndfile's name of the sample format, or
+    None for a lossy file), `path`. Raises AudioError when the file cannot be decoded.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CallError(f"expected an audio file, but {self.path} does not exist: check the path")
+        with self._named_errors():
+            self._open()
+
+    def _open(self):
+        self._sndfile = self._container = self.subtype = None
+        if self.path.suffix.lower() in SNDFILE_SUFFIXES:
+            try:
+                self._sndfile = sf.SoundFile(self.path)
+            except sf.LibsndfileError:  # some Ogg files that FFmpeg reads are malformed to libsndfile
+                self._sndfile = None
+        if self._sndfile is None:
+            self._container = av.open(str(self.path))
+            if not self._container.streams.audio:
+                raise AudioError(f"expected an audio stream in {self.path}, but it has none: use another file")
+            context = self._container.streams.audio[0].codec_context
+            self.sample_rate, self.channels = context.sample_rate, context.channels
+        else:
+            self.sample_rate, self.channels = self._sndfile.samplerate, self._sndfile.channels
+            if self._sndfile.subtype in (*PCM_BITS, "FLOAT", "DOUBLE"):
+                self.subtype = self._sndfile.subtype
+
+    @contextmanager
+    def _named_errors(self):
+        try:
+            yield
+        except (sf.LibsndfileError, av.FFmpegError) as error:
+            raise AudioError(f"expected a readable audio file, but {self.path} could not be decoded "
+                             f"({error}): replace or remove it") from error
+
+    def blocks(self, block_samples: int, dtype: str = "float32") -> Iterator[np.ndarray]:
+        """Yield arrays of shape (channels, <= block_samples), in order, without overlap."""
+        with self._named_errors():
+            if self._sndfile is not None:
+                self._sndfile.seek(0)
+                for block in self._sndfile.blocks(block_samples, dtype=dtype, always_2d=True):
+                    yield _finite(np.ascontiguousarray(block.T), self.path)
+            else:
+                yield from _rechunk(self._decoded(dtype), block_samples)
+
+    def _decoded(self, dtype):
+        self._container.seek(0)
+        resampler = av.AudioResampler(format="fltp")  # same rate and layout, planar float
+        for frame in self._container.decode(audio=0):
+            for plane in resampler.resample(frame):
+                yield _finite(plane.to_ndarray().astype(dtype, copy=False), self.path)
+
+    def close(self):
+        """Release the file."""
+        (self._sndfile or self._container).close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def _finite(block, path):
+    if not np.isfinite(block).all():
+        raise AudioError(f"expected finite samples, but {path} holds NaN or infinity: replace or remove it")
+    return block
+
+
+def _rechunk(arrays, block_samples):
+    """Blocks of exactly `block_samples` (the last one shorter) from arrays of any length."""
+    held, n_held = [], 0
+    for array in arrays:
+        held.append(array)
+        n_held += array.shape[-1]
+        if n_held >= block_samples:
+            joined = np.concatenate(held, axis=-1)
+            whole = n_held - n_held % block_samples
+            for start in range(0, whole, block_samples):
+                yield joined[:, start : start + block_samples]
+            held, n_held = [joined[:, whole:]], n_held - whole
+    if n_held:
+        yield np.concatenate(held, axis=-1)
+
+
+def read_audio(path: str | Path, sample_rate: int | None = None, mono: bool = False) -> tuple[np.ndarray, int]:
+    """Read a whole file as float32 of shape (channels, samples).
+
+    `sample_rate` resamples; `mono` averages the channels (shape (1, samples)). Returns the audio and
+    its rate in Hz. Raises AudioError for a file that cannot be decoded or holds no sample.
+    """
+    with AudioReader(path) as reader:
+        blocks = list(reader.blocks(1 << 20))
+        rate = reader.sample_rate
+    if not blocks:
+        raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
+    audio = np.concatenate(blocks, axis=-1)
+    if mono:
+        audio = audio.mean(axis=0, keepdims=True)
+    if sample_rate and sample_rate != rate:
+        audio, rate = resample(audio, rate, sample_rate), sample_rate
+    return audio, rate
+
+
+def resample(audio: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
+    """Band-limited resampling of (channels, samples); the same bits on every run (soxr, HQ)."""
+    if rate_in == rate_out:
+        return audio
+    return np.ascontiguousarray(soxr.resample(audio.T, rate_in, rate_out).T)
+
+
+def to_pcm(audio: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
+    """Round (channels, samples) to integers of `bits`; returns them and how many samples were limited.
+
+    Done here and not by libsndfile, which scales floats by 2**(bits-1) - 1 on the way out but by
+    2**(bits-1) on the way in, so that a file read and written again would change.
+    """
+    full_scale = 2 ** (bits - 1)
+    scaled = np.rint(audio.astype(np.float64) * full_scale)
+    limited = np.clip(scaled, -full_scale, full_scale - 1)
+    return limited.astype(np.int16 if bits == 16 else np.int32), int((scaled != limited).sum())
+
+
+class AudioWriter:
+    """Writes blocks to a temporary file beside `path` and renames it when all went well.
+
+    The format follows the suffix (.wav, .flac, .ogg, .mp3); `subtype` chooses the sample format where
+    the suffix allows it (PCM_16, PCM_24, PCM_32, FLOAT, DOUBLE). Samples above full scale are limited
+    and counted in `limited`. Use as a context manager: after an exception nothing is left behind.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None):
+        self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        if suffix not in DEFAULT_SUBTYPES:
+            raise CallError(f"expected an output name ending in {', '.join(DEFAULT_SUBTYPES)}, got {self.path}: "
+                            "choose one of these formats")
+        if subtype is None or not sf.check_format(suffix[1:].upper(), subtype):
+            subtype = DEFAULT_SUBTYPES[suffix]
+        self.bits = PCM_BITS.get(subtype)
+        self.limited = 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self._file = sf.SoundFile(self._temporary, "w", sample_rate, channels, subtype,
+                                      format=suffix[1:].upper())
+        except sf.LibsndfileError as error:
+            raise AudioError(f"expected to write {self.path} ({channels} channels at {sample_rate} Hz), but "
+                             f"{error}: choose another format or folder") from error
+
+    def write(self, audio: np.ndarray):
+        """Append a block of shape (channels, samples)."""
+        if self.bits:
+            audio, limited = to_pcm(audio, self.bits)
+            self.limited += limited
+            if self.bits == 24:
+                audio = audio << 8  # libsndfile takes 24-bit samples in the top of 32-bit words
+        try:
+            for start in range(0, audio.shape[-1], WRITE_BLOCK):
+                self._file.write(np.ascontiguousarray(audio[:, start : start + WRITE_BLOCK].T))
+        except (sf.LibsndfileError, OSError) as error:
+            raise AudioError(f"expected room for {self.path}, but writing failed ({error}): free some disk "
+                             "space or choose another folder") from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self._file.close()
+        if kind is None:
+            os.replace(self._temporary, self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str | None = None) -> int:
+    """Write (channels, samples) in one go, whole or not at all; returns how many samples were limited."""
+    with AudioWriter(path, sample_rate, audio.shape[0], subtype) as writer:
+        writer.write(audio)
+    return writer.limited

@@ -1,0 +1,194 @@
+"""The 20-layer Deep Complex U-Net as a table of rows, and its bounded complex mask.
+
+Complex tensors travel as planes: (batch, 2 * channels, bins, frames), first all real parts, then all
+imaginary parts. A complex convolution is then one real convolution with the kernel
+[[re, -im], [im, re]], which is what makes it fast.
+
+References: Choi et al. 2019 (the network and the mask), Trabelsi et al. 2018 (complex layers),
+Kashyap et al. 2021 (this table).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.errors import UserError
+
+
+class Row(NamedTuple):
+    """One complex layer; pairs are (frequency, time). `channels` is in multiples of the width."""
+
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    output_padding: tuple[int, int] = (0, 0)
+
+
+ENCODER = (
+    Row(1, (7, 1), (1, 1), (3, 0)),
+    Row(1, (1, 7), (1, 1), (0, 3)),
+    Row(2, (6, 4), (2, 2)),
+    Row(2, (7, 5), (2, 1)),
+    Row(2, (5, 3), (2, 2)),
+    Row(2, (5, 3), (2, 1)),
+    Row(2, (5, 3), (2, 2)),
+    Row(2, (5, 3), (2, 1)),
+    Row(2, (5, 3), (2, 2), (2, 0)),
+    Row(4, (5, 3), (2, 1)),
+)
+# Decoder k > 0 reads decoder k-1 and encoder 9-k, one after the other. The last row's single output
+# channel (0 stands for it) is the mask.
+DECODER = (
+    Row(2, (6, 3), (2, 1)),
+    Row(2, (3, 3), (2, 2), (1, 0), (1, 0)),
+    Row(2, (6, 3), (2, 1)),
+    Row(2, (6, 3), (2, 2)),
+    Row(2, (6, 3), (2, 1)),
+    Row(2, (6, 4), (2, 2)),
+    Row(2, (8, 5), (2, 1)),
+    Row(1, (7, 5), (2, 2)),
+    Row(1, (1, 7), (1, 1), (0, 3)),
+    Row(0, (7, 1), (1, 1), (3, 0)),
+)
+FREQUENCY, TIME = 0, 1
+# Frames between two inputs that the strides treat alike: a chunk that starts on a multiple of it sees
+# the same grid as the whole signal.
+TIME_STRIDE = math.prod(row.stride[TIME] for row in ENCODER)
+
+
+def _layer_sizes(n: int, axis: int) -> tuple[list[int], int]:
+    """Sizes after each encoder row along `axis`, and the decoder's last size; 0 where nothing is left."""
+    sizes = [n]
+    for row in ENCODER:
+        sizes.append(max(0, (sizes[-1] + 2 * row.padding[axis] - row.kernel[axis]) // row.stride[axis] + 1))
+    out = sizes[-1]
+    for k, row in enumerate(DECODER):
+        if k and out != sizes[10 - k]:
+            return sizes, 0  # the skip connection would not fit
+        out = ((out - 1) * row.stride[axis] - 2 * row.padding[axis] + row.kernel[axis]
+               + row.output_padding[axis])
+    return sizes, out
+
+
+def valid_length(n: int, axis: int = TIME) -> int:
+    """The smallest length >= n that the table maps onto itself along `axis` (TIME: 16k+3 frames)."""
+    while True:
+        sizes, out = _layer_sizes(n, axis)
+        if min(sizes) > 0 and out == n:
+            return n
+        n += 1
+
+
+def context_frames() -> int:
+    """Frames on one side beyond which the input cannot change an output frame (half the receptive field)."""
+    reach, jump = 0, 1
+    for row in ENCODER:
+        reach += (row.kernel[TIME] - 1) * jump
+        jump *= row.stride[TIME]
+    for row in DECODER:
+        jump //= row.stride[TIME]
+        reach += (row.kernel[TIME] - 1) * jump
+    return reach
+
+
+class ComplexConv2d(nn.Module):
+    """A complex convolution, or with `transposed` its transpose, on planes.
+
+    Shape: (batch, 2 * in_channels, bins, frames) -> (batch, 2 * out_channels, ...).
+    The kernel's parts are kept apart, as `weight_real` and `weight_imag`, so that a weights file does
+    not depend on how the product is computed.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, row: Row, transposed: bool = False):
+        super().__init__()
+        shape = (in_channels, out_channels) if transposed else (out_channels, in_channels)
+        self.row, self.transposed = row, transposed
+        self.weight_real = nn.Parameter(torch.empty(*shape, *row.kernel))
+        self.weight_imag = nn.Parameter(torch.empty(*shape, *row.kernel))
+        self.bias = nn.Parameter(torch.zeros(2 * out_channels))
+        # Glorot and Bengio 2010, with half the variance in either part (Trabelsi et al. 2018).
+        for weight in (self.weight_real, self.weight_imag):
+            nn.init.xavier_normal_(weight, gain=2**-0.5)
+
+    def kernel(self) -> torch.Tensor:
+        """The real kernel [[re, -im], [im, re]] that computes the complex product on planes."""
+        re, im = self.weight_real, self.weight_imag
+        out_dim = 1 if self.transposed else 0
+        from_real = torch.cat([re, im], out_dim)
+        from_imag = torch.cat([-im, re], out_dim)
+        return torch.cat([from_real, from_imag], 1 - out_dim)
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        row = self.row
+        if self.transposed:
+            return F.conv_transpose2d(planes, self.kernel(), self.bias, row.stride, row.padding,
+                                      row.output_padding)
+        return F.conv2d(planes, self.kernel(), self.bias, row.stride, row.padding)
+
+
+class ComplexLayer(nn.Module):
+    """Complex convolution, batch norm of either part on its own, leaky ReLU (0.01)."""
+
+    def __init__(self, in_channels: int, out_channels: int, row: Row, transposed: bool = False):
+        super().__init__()
+        self.conv = ComplexConv2d(in_channels, out_channels, row, transposed)
+        self.norm = nn.BatchNorm2d(2 * out_channels)
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        return F.leaky_relu(self.norm(self.conv(planes)), 0.01)
+
+
+def _join(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Concatenate the complex channels of two plane tensors: real with real, imaginary with imaginary."""
+    (a_re, a_im), (b_re, b_im) = a.chunk(2, 1), b.chunk(2, 1)
+    return torch.cat([a_re, b_re, a_im, b_im], 1)
+
+
+def bounded_mask(planes: torch.Tensor) -> torch.Tensor:
+    """The mask tanh(|O|) * O / |O| of Choi et al. 2019; planes (batch, 2, bins, frames) in and out."""
+    # The epsilon keeps the gradient of |O| finite at O = 0, where the mask is 0 anyway.
+    magnitude = planes.square().sum(1, keepdim=True).add(1e-12).sqrt()
+    return planes * (torch.tanh(magnitude) / magnitude)
+
+
+class DCUNet20(nn.Module):
+    """DCUNet-20: spectrum planes in, bounded complex mask out.
+
+    Args: width (complex channels of the first layer; 32 in the literature).
+    Shape: (batch, 2, bins, frames) -> (batch, 2, bins, frames), any number of bins and frames: the
+    input is padded with zeros to sizes that fit the strides and the mask is cropped back.
+    """
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        if not isinstance(width, int) or width < 1:
+            raise UserError(f"expected a network width of at least 1, got {width!r}: choose for example 8 or 32")
+        self.width = width
+        channels = [1] + [row.channels * width for row in ENCODER]
+        self.encoder = nn.ModuleList(
+            ComplexLayer(channels[k], channels[k + 1], row) for k, row in enumerate(ENCODER))
+        self.decoder = nn.ModuleList()
+        previous = channels[-1]
+        for k, row in enumerate(DECODER[:-1]):
+            skip = channels[10 - k] if k else 0
+            self.decoder.append(ComplexLayer(previous + skip, row.channels * width, row, transposed=True))
+            previous = row.channels * width
+        self.mask = ComplexConv2d(previous + channels[1], 1, DECODER[-1], transposed=True)
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        bins, frames = planes.shape[-2:]
+        # At the end only: a pad at the start would move the grid of the strides.
+        x = F.pad(planes, (0, valid_length(frames, TIME) - frames, 0, valid_length(bins, FREQUENCY) - bins))
+        skips = []
+        for layer in self.encoder:
+            x = layer(x)
+            skips.append(x)
+        skips.pop()
+        for k, layer in enumerate(self.decoder):
+            x = layer(_join(x, skips.pop()) if k else x)
+        mask = self.mask(_join(x, skips.pop()))
+        return bounded_mask(mask.float())[..., :bins, :frames]

@@ -1,0 +1,16 @@
+"""The two kinds of mistake that end a run with one sentence instead of a traceback."""
+
+
+class UserError(Exception):
+    """A run that cannot succeed with what it was given (exit code 1).
+
+    The message is one sentence: what was expected, what came and what to do.
+    """
+
+    exit_code = 1
+
+
+class CallError(UserError):
+    """A call whose arguments are wrong, found before any work was done (exit code 2)."""
+
+    exit_code = 2

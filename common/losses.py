@@ -1,0 +1,44 @@
+"""Training losses that are consistent with noisy targets.
+
+Noise2Noise needs a loss whose minimum is the *mean* of the targets (Lehtinen et al. 2018, section 2):
+squared errors qualify, absolute errors, which find the median, do not. All losses here are squared
+errors; those in dB divide them by quantities that hardly depend on the network's output, so that over
+the tens of thousands of samples of a crop the minimum stays where it is.
+
+Shapes: waveforms (batch, samples); the result is a scalar, lower is better.
+"""
+
+import torch
+
+EPSILON = 1e-8
+
+
+def sdr_loss(estimate: torch.Tensor, target: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+    """Negative signal-to-distortion ratio in dB, 10 log10(|estimate - target|^2 / |target|^2)."""
+    del noisy  # every loss is called alike
+    error = (estimate - target).square().mean(-1)
+    return 10 * torch.log10((error + EPSILON) / (target.square().mean(-1) + EPSILON)).mean()
+
+
+def _cosine(a, b):
+    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + EPSILON)
+
+
+def weighted_sdr_loss(estimate: torch.Tensor, target: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+    """Weighted SDR of Choi et al. 2019, equation 4, with its noise term; between -1 and 1."""
+    noise, noise_estimate = noisy - target, noisy - estimate
+    energy, noise_energy = target.square().sum(-1), noise.square().sum(-1)
+    alpha = energy / (energy + noise_energy + EPSILON)
+    return -(alpha * _cosine(target, estimate) + (1 - alpha) * _cosine(noise, noise_estimate)).mean()
+
+
+def spectrum_l2_loss(estimate: torch.Tensor, target: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+    """Squared error of the complex spectra (2048-point Hann frames), relative to the noisy input's energy."""
+    window = torch.hann_window(2048, device=estimate.device)
+    error, reference = (torch.stft(x, 2048, 512, window=window, pad_mode="constant", return_complex=True)
+                        for x in (estimate - target, noisy))
+    energy = reference.abs().square().mean((-2, -1))
+    return (error.abs().square().mean((-2, -1)) / (energy + EPSILON)).mean()
+
+
+LOSSES = {"sdr": sdr_loss, "weighted_sdr": weighted_sdr_loss, "spectrum_l2": spectrum_l2_loss}

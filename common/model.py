@@ -1,0 +1,36 @@
+"""Waveform to waveform: level, STFT, mask network, inverse."""
+
+import torch
+from torch import nn
+
+from common.dcunet import DCUNet20
+from common.stft import STFT
+
+# Below this level (-120 dBFS) a signal counts as silent and is not amplified.
+SILENCE_RMS = 1e-6
+
+
+class Denoiser(nn.Module):
+    """The mask network between its transforms, on waveforms at `stft.sample_rate`.
+
+    The network sees every waveform at an RMS of 1 and the level is restored afterwards, so that
+    scaling the input scales the output and nothing else.
+    """
+
+    def __init__(self, network: DCUNet20, stft: STFT):
+        super().__init__()
+        self.network, self.stft = network, stft
+
+    def forward(self, waveform: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
+        """Denoise (batch, samples) float32 -> (batch, samples) float32.
+
+        `level` is the RMS of each waveform, shape (batch, 1). Given for a chunk of a longer signal, it
+        makes all chunks see the level of the whole; left out, it is measured.
+        """
+        if level is None:
+            level = waveform.square().mean(-1, keepdim=True).sqrt()
+        level = torch.where(level < SILENCE_RMS, torch.ones_like(level), level)
+        spectrum = self.stft.forward(waveform / level)
+        mask = self.network(torch.stack([spectrum.real, spectrum.imag], 1))
+        estimate = torch.complex(mask[:, 0], mask[:, 1]) * spectrum
+        return self.stft.inverse(estimate, waveform.shape[-1]) * level

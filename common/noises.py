@@ -1,0 +1,170 @@
+"""Where noises come from: UrbanSound8K clips by fold, class and recording, and white noise.
+
+An UrbanSound8K name is `{freesound id}-{class}-{occurrence}-{slice}`. Clips of one freesound id are
+pieces of one recording, which must never be on both sides of a split nor on both sides of a pair.
+Files with other names are taken too: each is a recording of its own, without a class.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.audio import list_audio
+from common.errors import CallError
+
+CLASS_NAMES = ("air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling",
+               "engine_idling", "gun_shot", "jackhammer", "siren", "street_music")
+WHITE = "white"
+SPLIT_FOLDS = {"train": tuple(range(1, 9)), "validation": (9,), "test": (10,)}
+SPLITS = tuple(SPLIT_FOLDS)
+# In the mixed set every member of a pair is white noise with this probability.
+WHITE_SHARE = 0.5
+_NAME = re.compile(r"(\d+)-(\d)-(\d+)-(\d+)$")
+
+
+@dataclass(frozen=True)
+class NoiseClip:
+    """A noise file. `class_id` is None for a name that is not UrbanSound8K's."""
+
+    path: Path
+    fold: int
+    recording: str
+    class_id: int | None
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def label(self) -> str:
+        """The class as a word."""
+        return "unlabelled" if self.class_id is None else CLASS_NAMES[self.class_id]
+
+
+@dataclass(frozen=True)
+class WhiteNoise:
+    """Gaussian noise, another for every seed."""
+
+    seed: int
+    name = label = WHITE
+
+
+Noise = NoiseClip | WhiteNoise
+
+
+def parse_clip(path: Path, fold: int) -> NoiseClip:
+    """Read recording and class off a file name."""
+    match = _NAME.match(path.stem)
+    if not match:
+        return NoiseClip(path, fold, path.stem, None)
+    return NoiseClip(path, fold, match[1], int(match[2]))
+
+
+def scan_folds(folder: str | Path) -> dict[int, list[NoiseClip]]:
+    """All clips below `folder`/fold1 ... fold10, by fold.
+
+    A recording that lies in several folds is kept in the highest one only: folds make the splits, and
+    a recording must not be in two of them. Raises CallError when no foldN is there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CallError(f"expected a folder of noises, but {folder} does not exist: check --path-noises")
+    found = {n: folder / f"fold{n}" for n in range(1, 11) if (folder / f"fold{n}").is_dir()}
+    if not found:
+        raise CallError(f"expected folders fold1 ... fold10 in {folder}, but there is none: point --path-noises "
+                        "to UrbanSound8K's audio folder or sort the noises into fold1, fold2, ...")
+    clips, owner = {}, {}
+    for fold, path in sorted(found.items()):
+        clips[fold] = [parse_clip(p, fold) for p in list_audio(path)]
+        owner.update((clip.recording, fold) for clip in clips[fold])
+    return {fold: [c for c in group if owner[c.recording] == fold] for fold, group in clips.items()}
+
+
+def clips_for_split(folder: str | Path, split: str, folds: Sequence[int] | None = None) -> list[NoiseClip]:
+    """The clips that `split` may draw: folds 1-8, 9 or 10, or the `folds` given instead.
+
+    Raises CallError, naming --folds, when one of them is absent.
+    """
+    wanted = tuple(folds or SPLIT_FOLDS[split])
+    by_fold = scan_folds(folder)
+    missing = [n for n in wanted if not by_fold.get(n)]
+    if missing:
+        raise CallError(f"expected noises in {', '.join(f'fold{n}' for n in missing)} of {folder} for split "
+                        f"{split}, but only {', '.join(f'fold{n}' for n in by_fold)} are there: "
+                        "choose among them with --folds")
+    return [clip for n in wanted for clip in by_fold[n]]
+
+
+def _draw(rng, items, what):
+    if not items:
+        raise CallError(f"expected {what}, but the chosen folds hold none: add folds with --folds")
+    return items[rng.integers(len(items))]
+
+
+def _differ(a: NoiseClip, b: NoiseClip) -> bool:
+    """Whether two clips come from different recordings and classes."""
+    return a.recording != b.recording and (a.class_id is None or a.class_id != b.class_id)
+
+
+class RealNoises:
+    """Both noises are clips, of different recordings, folds and classes."""
+
+    def __init__(self, clips: Sequence[NoiseClip]):
+        self.clips = clips
+
+    def draw(self, rng: np.random.Generator) -> tuple[Noise, Noise]:
+        """The noises of one pair: for the input and for a noisy target."""
+        first = _draw(rng, self.clips, "noises")
+        return first, self.partner(rng, first)
+
+    def partner(self, rng, first: NoiseClip) -> NoiseClip:
+        """A clip of another fold, class and recording than `first`."""
+        others = [c for c in self.clips if c.fold != first.fold and _differ(c, first)]
+        return _draw(rng, others, f"a second noise from another fold and class than {first.path.name}")
+
+
+class ClassNoises:
+    """The input's noise is of one class, the target's of any other class and another recording."""
+
+    def __init__(self, clips: Sequence[NoiseClip], class_id: int):
+        self.members = [c for c in clips if c.class_id == class_id]
+        self.others = [c for c in clips if c.class_id != class_id]
+        self.class_id = class_id
+
+    def draw(self, rng: np.random.Generator) -> tuple[Noise, Noise]:
+        """The noises of one pair: for the input and for a noisy target."""
+        first = _draw(rng, self.members, f"noises of class {self.class_id} ({CLASS_NAMES[self.class_id]})")
+        others = [c for c in self.others if c.recording != first.recording]
+        return first, _draw(rng, others, f"noises of other classes than {self.class_id}")
+
+
+class WhiteNoises:
+    """Both noises are white and independent."""
+
+    def draw(self, rng: np.random.Generator) -> tuple[Noise, Noise]:
+        """The noises of one pair: for the input and for a noisy target."""
+        first, second = (WhiteNoise(int(rng.integers(2**63))) for _ in range(2))
+        return first, second
+
+
+class MixedNoises:
+    """Either noise is white with probability WHITE_SHARE, else a clip; two clips differ as in RealNoises."""
+
+    def __init__(self, clips: Sequence[NoiseClip]):
+        self.real, self.white = RealNoises(clips), WhiteNoises()
+
+    def draw(self, rng: np.random.Generator) -> tuple[Noise, Noise]:
+        """The noises of one pair: for the input and for a noisy target."""
+        white = rng.random(2) < WHITE_SHARE
+        first = self.white.draw(rng)[0] if white[0] else _draw(rng, self.real.clips, "noises")
+        if white[1]:
+            return first, self.white.draw(rng)[1]
+        if white[0]:
+            return first, _draw(rng, self.real.clips, "noises")
+        return first, self.real.partner(rng, first)
+
+
+NoiseSource = RealNoises | ClassNoises | WhiteNoises | MixedNoises

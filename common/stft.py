@@ -1,0 +1,49 @@
+"""The short-time Fourier transform and its inverse, with their settings as one value."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class STFT:
+    """Settings of the transform; two equal values transform alike.
+
+    n_fft: window and transform length in samples. hop_length: samples between frames.
+    sample_rate: rate in Hz that the settings are meant for. The window is a periodic Hann, frames are
+    centred on multiples of the hop, the signal is continued with zeros (so that one sample is enough
+    and a chunk can be transformed alone), and spectra are divided by sqrt(n_fft).
+    """
+
+    n_fft: int = 2048
+    hop_length: int = 512
+    sample_rate: int = 44100
+
+    @property
+    def n_bins(self) -> int:
+        """Frequency bins of a spectrum."""
+        return self.n_fft // 2 + 1
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames that `n_samples` give."""
+        return 1 + n_samples // self.hop_length
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """(batch, samples) float32 -> (batch, bins, frames) complex64."""
+        return torch.stft(waveform, window=self._window(waveform.device), center=True, pad_mode="constant",
+                          return_complex=True, **self._lengths())
+
+    def inverse(self, spectrum: torch.Tensor, n_samples: int) -> torch.Tensor:
+        """(batch, bins, frames) complex64 -> (batch, n_samples) float32."""
+        return torch.istft(spectrum, window=self._window(spectrum.device), center=True, length=n_samples,
+                           **self._lengths())
+
+    def as_dict(self) -> dict:
+        """The settings as plain values, for a weights file."""
+        return asdict(self)
+
+    def _window(self, device):
+        return torch.hann_window(self.n_fft, device=device)
+
+    def _lengths(self):
+        return {"n_fft": self.n_fft, "hop_length": self.hop_length, "win_length": self.n_fft, "normalized": True}
