@@ -1,8 +1,8 @@
 """The one reader and the one writer of audio.
 
 Everywhere in this project, audio in memory is an array of shape ``(channels, samples)``, float32
-unless said otherwise, with full scale at +-1. WAV, FLAC, Ogg and Opus go through libsndfile; MP4,
-M4A, MP3 and what libsndfile refuses go through the FFmpeg libraries that PyAV carries. Neither needs
+unless said otherwise, with full scale at +-1. WAV, FLAC and Ogg go through libsndfile; MP4, M4A,
+MP3, Opus and what libsndfile refuses go through the FFmpeg libraries that PyAV carries. Neither needs
 a system install.
 """
 
@@ -18,8 +18,9 @@ import soxr
 
 from common.errors import CallError, UserError
 
-SNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".aif", ".aiff")
-FFMPEG_SUFFIXES = (".mp4", ".m4a", ".mp3", ".aac")
+SNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff")
+# libsndfile 1.2 calls every fifth intact Opus file malformed.
+FFMPEG_SUFFIXES = (".mp4", ".m4a", ".mp3", ".aac", ".opus")
 AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 
 # How many bits a sample keeps in a file; float formats are written as they are.
@@ -58,7 +59,7 @@ class AudioReader:
     """Streams one audio file block by block; for files with several streams, the first audio stream.
 
     Attributes: `sample_rate` in Hz, `channels`, `subtype` (libsndfile's name of the sample format, or
-    None for a lossy file), `path`. Raises AudioError when the file cannot be decoded.
+    None for a lossy file), `seconds` (as the header says, 0 when it does not), `path`. Raises AudioError when the file cannot be decoded.
     """
 
     def __init__(self, path: str | Path):
@@ -81,8 +82,10 @@ class AudioReader:
                 raise AudioError(f"expected an audio stream in {self.path}, but it has none: use another file")
             context = self._container.streams.audio[0].codec_context
             self.sample_rate, self.channels = context.sample_rate, context.channels
+            self.seconds = (self._container.duration or 0) / av.time_base
         else:
             self.sample_rate, self.channels = self._sndfile.samplerate, self._sndfile.channels
+            self.seconds = self._sndfile.frames / self.sample_rate
             if self._sndfile.subtype in (*PCM_BITS, "FLOAT", "DOUBLE"):
                 self.subtype = self._sndfile.subtype
 
@@ -105,11 +108,12 @@ class AudioReader:
                 yield from _rechunk(self._decoded(dtype), block_samples)
 
     def _decoded(self, dtype):
-        self._container.seek(0)
         resampler = av.AudioResampler(format="fltp")  # same rate and layout, planar float
-        for frame in self._container.decode(audio=0):
-            for plane in resampler.resample(frame):
-                yield _finite(plane.to_ndarray().astype(dtype, copy=False), self.path)
+        # Opened anew: after a seek to the start a decoder may forget how many priming samples to drop.
+        with av.open(str(self.path)) as container:
+            for frame in container.decode(audio=0):
+                for plane in resampler.resample(frame):
+                    yield _finite(plane.to_ndarray().astype(dtype, copy=False), self.path)
 
     def close(self):
         """Release the file."""

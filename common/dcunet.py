@@ -84,7 +84,11 @@ def valid_length(n: int, axis: int = TIME) -> int:
 
 
 def context_frames() -> int:
-    """Frames on one side beyond which the input cannot change an output frame (half the receptive field)."""
+    """Frames on either side beyond which the input cannot change an output frame.
+
+    Strided layers without padding look ahead in the encoder as far as their transposes look back in
+    the decoder, so that the receptive field is centred; its half is rounded up to TIME_STRIDE.
+    """
     reach, jump = 0, 1
     for row in ENCODER:
         reach += (row.kernel[TIME] - 1) * jump
@@ -92,7 +96,7 @@ def context_frames() -> int:
     for row in DECODER:
         jump //= row.stride[TIME]
         reach += (row.kernel[TIME] - 1) * jump
-    return reach
+    return -(-(reach + 1) // 2 // TIME_STRIDE) * TIME_STRIDE
 
 
 class ComplexConv2d(nn.Module):

@@ -112,18 +112,22 @@ def _realise(noise: Noise, rng, song, sample_rate):
     offset = int(rng.integers(audio.shape[-1]))
     columns = {"noise_fold": noise.fold, "noise_recording": noise.recording, "noise_offset": offset,
                "noise_loops": -(-(n_samples + offset) // audio.shape[-1])}
-    return mixing.fit_noise(audio, channels, n_samples, offset), columns
+    try:
+        return mixing.fit_noise(audio, channels, n_samples, offset), columns
+    except mixing.SilentError as error:
+        raise mixing.SilentError(f"expected a noise with signal, but {noise.path} is silent: remove it") from error
 
 
 def _draw_pair(source, rng, song, sample_rate, paired):
     """Two noises (the second None unless `paired`) that could be read and are not silent."""
     for _ in range(MAX_DRAWS):
-        members = []
+        noises = [source.first(rng)]
+        if paired:
+            noises.append(source.second(rng, noises[0]))
         try:
-            for noise in source.draw(rng)[: 1 + paired]:
-                members.append((noise, *_realise(noise, rng, song, sample_rate)))
+            members = [(noise, *_realise(noise, rng, song, sample_rate)) for noise in noises]
         except (AudioError, mixing.SilentError) as error:
-            log.warning("%s: %s", noise.path, error)
+            log.warning("drawing other noises: %s", error)
             continue
         return members if paired else [*members, None]
     raise UserError(f"expected usable noises, but {MAX_DRAWS} draws in a row gave silent or unreadable files: "
@@ -275,7 +279,7 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
         writer.writerows(rows)
         work = (joblib.delayed(_make_song)(settings, source, p, n, input_dir, target_dir) for n, p in todo)
         results = joblib.Parallel(n_jobs=jobs, return_as="generator")(work)
-        progress = tqdm(results, total=len(todo), desc=f"mixing {settings.split} songs", unit="song", mininterval=2)
+        progress = tqdm(results, total=len(todo), desc=f"mixing {settings.split} songs", unit="song", disable=None)
         for (_, path), result in zip(todo, progress, strict=True):
             if isinstance(result, str):
                 if strict:

@@ -34,3 +34,14 @@ class Denoiser(nn.Module):
         mask = self.network(torch.stack([spectrum.real, spectrum.imag], 1))
         estimate = torch.complex(mask[:, 0], mask[:, 1]) * spectrum
         return self.stft.inverse(estimate, waveform.shape[-1]) * level
+
+
+def autocast(device: str) -> torch.autocast:
+    """Half-precision convolutions where the device computes them faster, else no change.
+
+    CUDA devices and x86 processors with AVX512-BF16 gain; elsewhere bfloat16 is emulated and many times
+    slower than float32. The transforms and the loss stay in float32 in any case.
+    """
+    kind = torch.device(device).type
+    fast = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(kind, torch.bfloat16, enabled=fast)

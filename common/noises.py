@@ -110,18 +110,17 @@ def _differ(a: NoiseClip, b: NoiseClip) -> bool:
 
 
 class RealNoises:
-    """Both noises are clips, of different recordings, folds and classes."""
+    """Clips; the two noises of a pair are of different recordings, folds and classes."""
 
     def __init__(self, clips: Sequence[NoiseClip]):
         self.clips = clips
 
-    def draw(self, rng: np.random.Generator) -> tuple[Noise, Noise]:
-        """The noises of one pair: for the input and for a noisy target."""
-        first = _draw(rng, self.clips, "noises")
-        return first, self.partner(rng, first)
+    def first(self, rng: np.random.Generator) -> Noise:
+        """The noise of a pair's input."""
+        return _draw(rng, self.clips, "noises")
 
-    def partner(self, rng, first: NoiseClip) -> NoiseClip:
-        """A clip of another fold, class and recording than `first`."""
+    def second(self, rng: np.random.Generator, first: Noise) -> Noise:
+        """The noise of the same pair's noisy target."""
         others = [c for c in self.clips if c.fold != first.fold and _differ(c, first)]
         return _draw(rng, others, f"a second noise from another fold and class than {first.path.name}")
 
@@ -134,20 +133,26 @@ class ClassNoises:
         self.others = [c for c in clips if c.class_id != class_id]
         self.class_id = class_id
 
-    def draw(self, rng: np.random.Generator) -> tuple[Noise, Noise]:
-        """The noises of one pair: for the input and for a noisy target."""
-        first = _draw(rng, self.members, f"noises of class {self.class_id} ({CLASS_NAMES[self.class_id]})")
+    def first(self, rng: np.random.Generator) -> Noise:
+        """The noise of a pair's input."""
+        return _draw(rng, self.members, f"noises of class {self.class_id} ({CLASS_NAMES[self.class_id]})")
+
+    def second(self, rng: np.random.Generator, first: Noise) -> Noise:
+        """The noise of the same pair's noisy target."""
         others = [c for c in self.others if c.recording != first.recording]
-        return first, _draw(rng, others, f"noises of other classes than {self.class_id}")
+        return _draw(rng, others, f"noises of other classes than {self.class_id}")
 
 
 class WhiteNoises:
-    """Both noises are white and independent."""
+    """White noise, drawn anew for every member of a pair."""
 
-    def draw(self, rng: np.random.Generator) -> tuple[Noise, Noise]:
-        """The noises of one pair: for the input and for a noisy target."""
-        first, second = (WhiteNoise(int(rng.integers(2**63))) for _ in range(2))
-        return first, second
+    def first(self, rng: np.random.Generator) -> Noise:
+        """The noise of a pair's input."""
+        return WhiteNoise(int(rng.integers(2**63)))
+
+    def second(self, rng: np.random.Generator, first: Noise) -> Noise:
+        """The noise of the same pair's noisy target."""
+        return self.first(rng)
 
 
 class MixedNoises:
@@ -156,15 +161,15 @@ class MixedNoises:
     def __init__(self, clips: Sequence[NoiseClip]):
         self.real, self.white = RealNoises(clips), WhiteNoises()
 
-    def draw(self, rng: np.random.Generator) -> tuple[Noise, Noise]:
-        """The noises of one pair: for the input and for a noisy target."""
-        white = rng.random(2) < WHITE_SHARE
-        first = self.white.draw(rng)[0] if white[0] else _draw(rng, self.real.clips, "noises")
-        if white[1]:
-            return first, self.white.draw(rng)[1]
-        if white[0]:
-            return first, _draw(rng, self.real.clips, "noises")
-        return first, self.real.partner(rng, first)
+    def first(self, rng: np.random.Generator) -> Noise:
+        """The noise of a pair's input."""
+        return (self.white if rng.random() < WHITE_SHARE else self.real).first(rng)
+
+    def second(self, rng: np.random.Generator, first: Noise) -> Noise:
+        """The noise of the same pair's noisy target."""
+        if isinstance(first, WhiteNoise):
+            return self.first(rng)
+        return self.white.first(rng) if rng.random() < WHITE_SHARE else self.real.second(rng, first)
 
 
 NoiseSource = RealNoises | ClassNoises | WhiteNoises | MixedNoises

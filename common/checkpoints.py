@@ -1,0 +1,85 @@
+"""Weights files: each rebuilds its own network and STFT, and loading one executes nothing."""
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+from common.dcunet import DCUNet20
+from common.errors import CallError, UserError
+from common.model import Denoiser
+from common.stft import STFT
+
+FORMAT = "song-denoiser-1"
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained_weights"
+
+
+def save_atomically(content: dict, path: str | Path) -> None:
+    """torch.save to a temporary name beside `path`, then rename: a kill leaves the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def load_safely(path: str | Path) -> dict:
+    """Read a file of plain values and tensors; raises UserError for anything else."""
+    path = Path(path)
+    if not path.is_file():
+        raise CallError(f"expected a weights file, but {path} does not exist: check the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"expected a weights file of this project, but {path} cannot be loaded "
+                        f"({type(error).__name__}): train again or choose another file") from error
+    if not isinstance(content, dict):
+        raise UserError(f"expected a weights file of this project, but {path} holds a {type(content).__name__}: "
+                        "choose another file")
+    return content
+
+
+def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
+    """What a weights file holds: format, network and STFT settings, `info` (plain values), tensors.
+
+    `half` stores floating-point tensors in 16 bits, which halves the file.
+    """
+    state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
+    return {"format": FORMAT, "network": {"width": model.network.width}, "stft": model.stft.as_dict(),
+            "info": info, "state": state}
+
+
+def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = False) -> None:
+    """Write a weights file, see weights_content."""
+    save_atomically(weights_content(model, info, half), path)
+
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """A path as it is, or the file of a name in pretrained_weights/, as `white` or `mixed`."""
+    path = Path(name_or_path)
+    named = PRETRAINED / f"{name_or_path}.pth"
+    return named if not path.exists() and named.is_file() else path
+
+
+def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | None = None) -> tuple[Denoiser, dict]:
+    """Rebuild a model, in evaluation mode, from a weights file; returns it and the file's info.
+
+    `width` states an expectation: weights of another width raise UserError.
+    """
+    path = find_weights(name_or_path)
+    content = load_safely(path)
+    if content.get("format") != FORMAT:
+        raise UserError(f"expected a weights file of format {FORMAT}, but {path} says {content.get('format')!r}: "
+                        "choose a .pth file that this project's training wrote")
+    found = content["network"]["width"]
+    if width is not None and found != width:
+        raise UserError(f"expected weights of width {width}, but {path} holds width {found}: set the width to {found} "
+                        "or choose other weights")
+    model = Denoiser(DCUNet20(found), STFT(**content["stft"]))
+    try:
+        model.load_state_dict(content["state"])
+    except RuntimeError as error:
+        raise UserError(f"expected the weights of a DCUNet-20 of width {found}, but {path} holds other tensors: "
+                        "choose another file") from error
+    return model.to(device).eval(), content["info"]

@@ -1,0 +1,30 @@
+"""What a notebook needs to be a tested product: a log on the page, and results that a program can read."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from IPython.display import display
+
+MIME = "application/vnd.song-denoiser.record+json"
+
+
+def log_to_page() -> None:
+    """Show the library's log lines below the running cell."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+
+
+def record(**values) -> None:
+    """Store named results (plain values) in the notebook's output and print them."""
+    display({MIME: values, "text/plain": "\n".join(f"{k} = {v}" for k, v in values.items())}, raw=True)
+
+
+def read_records(notebook: str | Path) -> dict:
+    """All results that an executed notebook recorded."""
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    found = {}
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            found |= output.get("data", {}).get(MIME, {})
+    return found

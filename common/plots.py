@@ -1,0 +1,109 @@
+"""Figures: functions that take data and return a matplotlib figure. Nothing is computed but the drawing."""
+
+from collections.abc import Sequence
+
+import librosa
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from common.evaluation import DENOISED, DO_NOTHING
+
+COLOURS = {"noisy": "#b0413e", "denoised": "#2c6fbb", "clean": "#3a7d44", "removed": "#8a6d3b"}
+# Spectrograms show this range below the loudest point of all panels.
+RANGE_DB = 90
+N_FFT, MAX_COLUMNS, MAX_POINTS = 2048, 1500, 4000
+
+
+def _spectrogram_db(mono):
+    hop = max(N_FFT // 4, -(-len(mono) // MAX_COLUMNS))
+    return librosa.amplitude_to_db(np.abs(librosa.stft(mono, n_fft=N_FFT, hop_length=hop)), top_db=None)
+
+
+def _envelope(mono):
+    """Lowest and highest sample of each stretch, so that a long song draws as fast as a short one."""
+    n = max(1, -(-len(mono) // MAX_POINTS))
+    padded = np.pad(mono, (0, -len(mono) % n)).reshape(-1, n)
+    return padded.min(axis=1), padded.max(axis=1)
+
+
+def audio_figure(signals: dict[str, np.ndarray], sample_rate: int, title: str = "") -> Figure:
+    """Waveform and spectrogram of each signal, (channels, samples) or (samples,), one column per signal.
+
+    All waveforms share one scale, all spectrograms one colour scale in dB, so that columns can be compared.
+    """
+    mono = {name: np.atleast_2d(audio).mean(axis=0) for name, audio in signals.items()}
+    figure, axes = plt.subplots(2, len(mono), figsize=(5 * len(mono), 6), squeeze=False, layout="constrained",
+                                height_ratios=(1, 2))
+    peak = max(float(np.abs(x).max()) for x in mono.values()) or 1.0
+    spectra = {name: _spectrogram_db(x) for name, x in mono.items()}
+    top = max(float(s.max()) for s in spectra.values())
+    image = None
+    for column, (name, x) in zip(axes.T, mono.items(), strict=True):
+        seconds = len(x) / sample_rate
+        low, high = _envelope(x)
+        column[0].fill_between(np.linspace(0, seconds, len(low)), low, high, color=COLOURS.get(name, "#555555"), lw=0.3)
+        column[0].set(title=name, xlim=(0, seconds), ylim=(-1.05 * peak, 1.05 * peak), xlabel="time (s)")
+        image = column[1].imshow(spectra[name], origin="lower", aspect="auto", cmap="magma", vmin=top - RANGE_DB,
+                                 vmax=top, extent=(0, seconds, 0, sample_rate / 2000))
+        column[1].set(xlabel="time (s)")
+    axes[0, 0].set_ylabel("amplitude")
+    axes[1, 0].set_ylabel("frequency (kHz)")
+    figure.colorbar(image, ax=list(axes[1]), label="dB")
+    figure.suptitle(title)
+    return figure
+
+
+def snr_distributions(rows: pd.DataFrame) -> Figure:
+    """SNR before and after for every segment, and the distribution of the improvement; rows of `evaluate`."""
+    before, after = (rows[rows.method == m] for m in (DO_NOTHING, DENOISED))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    edges = np.histogram_bin_edges(np.concatenate([before.snr_db, after.snr_db]), bins=25)
+    for part, name in ((before, "noisy"), (after, "denoised")):
+        left.hist(part.snr_db, edges, alpha=0.6, color=COLOURS[name],
+                  label=f"{name}: mean {part.snr_db.mean():.2f} dB")
+    left.set(xlabel="SNR (dB)", ylabel="segments", title=f"SNR of {len(before)} segments")
+    left.legend()
+    is_white = (after.noise == "white").to_numpy()
+    for chosen, label, colour in ((is_white, "white noise", COLOURS["denoised"]),
+                                  (~is_white, "other noises", COLOURS["removed"])):
+        if chosen.any():
+            middle.scatter(before.snr_db.to_numpy()[chosen], after.snr_db.to_numpy()[chosen], s=14, alpha=0.7,
+                           label=label, color=colour)
+    limits = [min(left.get_xlim()), max(left.get_xlim())]
+    middle.plot(limits, limits, color="black", lw=1, label="do nothing")
+    middle.set(xlabel="SNR of the input (dB)", ylabel="SNR of the output (dB)", title="every segment")
+    middle.legend()
+    right.hist(after.snr_improvement_db, 25, color=COLOURS["denoised"], alpha=0.8)
+    right.axvline(0, color="black", lw=1)
+    right.set(xlabel="SNR improvement (dB)", ylabel="segments",
+              title=f"improvement, mean {after.snr_improvement_db.mean():+.2f} dB")
+    return figure
+
+
+def training_curves(history: Sequence[dict]) -> Figure:
+    """Training loss and validation SNR improvement by epoch; the best epoch is marked."""
+    table = pd.DataFrame(history)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    left.plot(table.epoch, table.train_loss, "o-", color=COLOURS["noisy"])
+    left.set(xlabel="epoch", ylabel="training loss", title="loss against noisy targets")
+    right.plot(table.epoch, table.validation_snr_improvement_db, "o-", color=COLOURS["denoised"])
+    best = table.loc[table.validation_snr_improvement_db.idxmax()]
+    right.plot(best.epoch, best.validation_snr_improvement_db, "*", ms=16, color=COLOURS["clean"],
+               label=f"best: epoch {int(best.epoch)}, {best.validation_snr_improvement_db:+.2f} dB")
+    right.axhline(0, color="black", lw=1, label="do nothing")
+    right.set(xlabel="epoch", ylabel="SNR improvement (dB)", title="validation songs")
+    right.legend()
+    return figure
+
+
+def segment_scores(decorrelation: np.ndarray, chosen: np.ndarray) -> Figure:
+    """Distribution of the decorrelation of all candidates and of the chosen ones (indices)."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    edges = np.histogram_bin_edges(decorrelation, bins=30)
+    axes.hist(decorrelation, edges, color="#bbbbbb", label=f"all {len(decorrelation)} candidates")
+    axes.hist(decorrelation[chosen], edges, color=COLOURS["denoised"], alpha=0.8, label=f"{len(chosen)} chosen")
+    axes.set(xlabel="decorrelation of input and target", ylabel="segments")
+    axes.legend()
+    return figure
