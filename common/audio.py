@@ -59,7 +59,8 @@ class AudioReader:
     """Streams one audio file block by block; for files with several streams, the first audio stream.
 
     Attributes: `sample_rate` in Hz, `channels`, `subtype` (libsndfile's name of the sample format, or
-    None for a lossy file), `seconds` (as the header says, 0 when it does not), `path`. Raises AudioError when the file cannot be decoded.
+    None for a lossy file), `seconds` (as the header says, 0 when it does not), `path`. Raises AudioError
+    when the file cannot be decoded.
     """
 
     def __init__(self, path: str | Path):

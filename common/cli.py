@@ -5,8 +5,6 @@ import logging
 import sys
 from collections.abc import Callable
 
-import torch
-
 from common.errors import CallError, UserError
 from common.merging import MergeSettings, build_dataset, choose_songs
 from common.noises import SPLITS, NoiseSource, clips_for_split
@@ -38,20 +36,22 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
 
-def _count(text):
+def count(text: str) -> int:
+    """A flag's whole number of at least 1; argparse names this function when it is not a number."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a count of at least 1, got {value}: leave the flag out or raise it")
     return value
 
 
-def _folds(text):
+def folds(text: str) -> list[int]:
+    """Fold numbers separated by commas."""
     return sorted({int(part) for part in text.split(",")})
 
 
-def _check_folds(folds):
-    if folds and not set(folds) <= set(range(1, 11)):
-        raise CallError(f"expected --folds between 1 and 10, got {folds}: name folders fold1 to fold10")
+def _check_folds(chosen):
+    if chosen and not set(chosen) <= set(range(1, 11)):
+        raise CallError(f"expected --folds between 1 and 10, got {chosen}: name folders fold1 to fold10")
 
 
 def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentParser:
@@ -62,8 +62,8 @@ def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentPar
         "word, else songs are divided by name")
     if noises:
         add("--path-noises", required=True, help="folder with fold1 ... fold10 of noise files")
-    add("--iter-songs", type=_count, default=100, help="max number of songs")
-    add("--iter-noise" if noises else "--iter-white-noise", dest="iter_noise", type=_count, default=10,
+    add("--iter-songs", type=count, default=100, help="max number of songs")
+    add("--iter-noise" if noises else "--iter-white-noise", dest="iter_noise", type=count, default=10,
         help="max number of noise pairs per song")
     add("--use-cuda", action="store_true", help="mix on the GPU if there is one")
     add("--input-dir", required=True, help="output folder of the INPUT files and the manifest")
@@ -72,7 +72,7 @@ def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentPar
         "validation and test: the target is the clean song")
     add("--seed", type=int, default=0, help="another seed gives other songs, noises and levels")
     if noises:
-        add("--folds", type=_folds, help="noise folds to draw from, as 1,2,3 (default: 1-8 for train, 9 for "
+        add("--folds", type=folds, help="noise folds to draw from, as 1,2,3 (default: 1-8 for train, 9 for "
             "validation, 10 for test)")
     add("--snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of target SNRs in dB (default: by the "
         "song's dynamics, 2..27, 4..30 or 0..25)")
@@ -82,10 +82,14 @@ def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentPar
 
 
 def _use_cuda(wanted):
-    if wanted and not torch.cuda.is_available():
+    if not wanted:
+        return False
+    import torch  # takes seconds, and only this flag needs it
+
+    if not torch.cuda.is_available():
         logging.info("--use-cuda: no CUDA device found, mixing on the CPU")
         return False
-    return wanted
+    return True
 
 
 def merge(merger: str, args: argparse.Namespace, source: Callable[[list], NoiseSource],

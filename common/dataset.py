@@ -70,6 +70,11 @@ def find_pairs(input_dir: str | Path, target_dir: str | Path) -> list[PairFile]:
     return pairs
 
 
+def pairs_in(folder: str | Path) -> list[PairFile]:
+    """The pairs of a dataset folder: find_pairs of its input/ and target/."""
+    return find_pairs(Path(folder) / "input", Path(folder) / "target")
+
+
 def check_disjoint(**splits: Sequence[PairFile]) -> None:
     """Raise UserError when two splits share a song or a noise recording."""
     names = list(splits)

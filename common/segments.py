@@ -1,8 +1,8 @@
 """Choosing the segments of a dataset that are worth training on.
 
-A segment teaches most when its input and target differ much, through loud and independent
-noises
-(Noise2Noise learns from what they do not share), and when it does not sound like those already chosen. Both are measured here and traded off greedily.
+A segment teaches most when its input and target differ much, through loud and independent noises
+(Noise2Noise learns from what they do not share), and when it does not sound like those already chosen.
+Both are measured here and traded off greedily.
 """
 
 import csv

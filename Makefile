@@ -1,0 +1,28 @@
+# make demo    the whole idea on a generated corpus (or SONGS=dir NOISES=dir), below OUT; QUICK=1 a smaller one
+# make test    the test suite
+# make lint    style checks
+PYTHON ?= python3
+OUT ?= demo
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint setup
+setup: $(READY)
+
+# Repeated only when the requirements change.
+$(READY): requirements.txt
+	@echo "setting up $(VENV): downloads about 3 GB the first time, a few minutes"
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+		{ echo "error: expected Python >= 3.10, got $$($(PYTHON) --version): call make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: $(READY)
+	@$(VENV)/bin/python -m common.demo_run --out "$(OUT)" $(if $(SONGS),--songs "$(SONGS)") $(if $(NOISES),--noises "$(NOISES)") $(if $(QUICK),--quick)
+
+test: $(READY)
+	@$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	@$(VENV)/bin/ruff check .

@@ -1,0 +1,143 @@
+"""The whole idea in one run: corpus, pairs, segments, training, evaluation, one denoised song.
+
+With --songs and --noises the same on one's own files; everything goes below one folder, and a second
+call goes on where the first one stopped.
+"""
+
+import argparse
+import logging
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import papermill
+
+from common.cli import run
+from common.demo import make_corpus
+from common.errors import CallError, UserError
+from common.evaluation import DENOISED, format_summary
+from common.merging import read_manifest
+from common.noises import scan_folds
+
+log = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a demo is: (songs at most, noises per song) of each split, training, segments."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+    width: int
+    epochs: int
+    steps_per_epoch: int
+    n_train_segments: int
+    segments_per_pair: int = 2
+
+
+FULL = Size((24, 10), (4, 2), (12, 6), width=6, epochs=6, steps_per_epoch=50, n_train_segments=400)
+# Shows that every step runs and that something is learnt, no more.
+QUICK = Size((6, 4), (2, 2), (4, 4), width=4, epochs=2, steps_per_epoch=50, n_train_segments=48, segments_per_pair=1)
+
+
+def folds_by_split(noises: Path) -> dict[str, list[int]]:
+    """The default folds if all ten are there, else the last for test, the one before for validation."""
+    folds = sorted(scan_folds(noises))
+    if len(folds) < 4:
+        raise CallError(f"expected at least 4 folders foldN in {noises} (2 to train, 1 to validate, 1 to test), got "
+                        f"{len(folds)}: sort the noises into more folders")
+    return {"train": folds[:-2], "validation": folds[-2:-1], "test": folds[-1:]}
+
+
+def _step(title):
+    log.info("\n== %s", title)
+
+
+def _merge(songs, noises, out, split, folds, n_songs, n_noises):
+    command = [sys.executable, "merger_mixed_white.py", "--path-songs", songs, "--path-noises", noises,
+               "--iter-songs", n_songs, "--iter-noise", n_noises, "--folds", ",".join(map(str, folds)),
+               "--split", split, "--input-dir", out / "input", "--target-dir", out / "target"]
+    log.info("%s", " ".join(map(str, ["python", *command[1:]])))
+    if subprocess.run([str(part) for part in command], cwd=ROOT).returncode:
+        raise UserError(f"expected the {split} set to be built, but the merger failed: see its message above")
+
+
+def _notebook(name, out, **parameters):
+    """Run a notebook under papermill and keep the executed copy in `out`."""
+    log.info("papermill %s", name)
+    executed = out / "notebooks" / Path(name).name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {key: str(v) if isinstance(v, Path) else v for key, v in parameters.items()}
+    try:
+        papermill.execute_notebook(str(ROOT / name), str(executed), parameters, cwd=str(ROOT), kernel_name="python3",
+                                   log_output=True, progress_bar=False)
+    except papermill.PapermillExecutionError as error:
+        raise UserError(f"{name} stopped with {error.ename}: {error.evalue} (see {executed})") from error
+
+
+def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size: Size = FULL) -> None:
+    """Run all steps below `out` (absolute); without songs and noises on the generated corpus.
+
+    Raises UserError when a step fails or the trained network does not improve the test songs.
+    """
+    if songs is None:
+        _step("demo corpus: 14 songs with stems, 100 noises")
+        songs, noises = make_corpus(out / "corpus")
+    _step("pairs: every song with noises, twice in training, against the clean song in test")
+    for split, folds in folds_by_split(noises).items():
+        _merge(songs, noises, out / "merged" / split, split, folds, *getattr(size, split))
+    _step("best segments of the training pairs")
+    segments, merged = out / "segments", out / "merged"
+    if not (segments / "input" / "manifest.csv").is_file():
+        _notebook("notebooks/generate_best_segments.ipynb", out, INPUT_DIR=merged / "train" / "input",
+                  TARGET_DIR=merged / "train" / "target", OUTPUT_DIR=segments, N_SEGMENTS=size.n_train_segments)
+    _step("train with noisy targets only, then evaluate on songs and noises never heard before")
+    _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments, VALIDATION_DIR=merged / "validation",
+              TEST_DIR=merged / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples",
+              SEGMENTS_PER_PAIR=size.segments_per_pair, LISTEN=False, WIDTH=size.width, EPOCHS=size.epochs,
+              STEPS_PER_EPOCH=size.steps_per_epoch)
+    _step("denoise one whole song")
+    row = next((r for r in read_manifest(merged / "test" / "input") if r["input_noise_class"] == "white"), None)
+    row = row or read_manifest(merged / "test" / "input")[0]
+    song, noisy = out / "denoised_song.wav", merged / "test" / "input" / row["input_file"]
+    _notebook("notebooks/denoising_entire_song.ipynb", out, MODEL_PATH=out / "Weights" / "best.pth",
+              INPUT_AUDIO_PATH=noisy, OUTPUT_AUDIO_PATH=song, RESIDUAL_AUDIO_PATH=out / "removed_from_song.wav",
+              LISTEN=False)
+    summary = pd.read_csv(out / "Samples" / "summary.csv")
+    print(f"\nHeld-out songs with held-out noises, {int(summary.segments.max())} segments of 3.74 s:\n\n"
+          f"{format_summary(summary)}\n\n"
+          f"a noisy song      {noisy}\n"
+          f"denoised          {song}\n"
+          f"what was removed  {out / 'removed_from_song.wav'}\n"
+          f"its picture       {song.with_suffix('.png')}\n"
+          f"samples, plots    {out / 'Samples'}\n"
+          f"weights           {out / 'Weights' / 'best.pth'}\n"
+          f"notebooks as run  {out / 'notebooks'}")
+    gain = float(summary[(summary.noise == "all") & (summary.method == DENOISED)].improvement_db.iloc[0])
+    if not gain > 0:
+        raise UserError(f"expected the network to improve songs that it never heard, but it changed them by {gain:+.2f}"
+                        " dB: give it more or longer songs, or train longer in NoiseRemover.ipynb")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--out", default="demo", help="folder for everything the run writes (default: demo)")
+    parser.add_argument("--songs", help="folder of your own songs")
+    parser.add_argument("--noises", help="folder of your own noises, in fold1, fold2, ...")
+    parser.add_argument("--quick", action="store_true", help="a smaller run, too short to learn much")
+    args = parser.parse_args()
+    if bool(args.songs) != bool(args.noises):
+        raise CallError("expected both SONGS and NOISES or neither: give the other folder too")
+    started = time.monotonic()
+    given = [Path(p).absolute() if p else None for p in (args.songs, args.noises)]
+    demo(Path(args.out).absolute(), *given, QUICK if args.quick else FULL)
+    print(f"\ndone in {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    run(main)

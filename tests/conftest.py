@@ -1,0 +1,73 @@
+"""Fixtures that several test files share: a small corpus, merged sets of it, a mini model."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.dcunet import DCUNet20
+from common.demo import make_corpus
+from common.merging import read_manifest
+from common.model import Denoiser
+from common.stft import STFT
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Folders of songs (5 s each) and noises of a generated corpus."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"), song_seconds=5)
+
+
+@pytest.fixture(scope="session")
+def call():
+    """Run a script of the repository as a user would; returns the finished process."""
+    def _call(*args, code=0):
+        done = subprocess.run([sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == code, f"exit {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+    return _call
+
+
+@pytest.fixture(scope="session")
+def merged(corpus, call, tmp_path_factory):
+    """Run a merger on the corpus once per distinct call; returns (input_dir, target_dir, manifest rows)."""
+    songs, noises = corpus
+    made = {}
+
+    def _merged(script="merger.py", split="train", n_songs=2, n_noises=2, *extra):
+        key = (script, split, n_songs, n_noises, extra)
+        if key not in made:
+            out = tmp_path_factory.mktemp("merged")
+            white = script == "merger_white.py"
+            flags = [] if white else ["--path-noises", noises]
+            call(script, "--path-songs", songs, *flags, "--iter-songs", n_songs,
+                 "--iter-white-noise" if white else "--iter-noise", n_noises, "--split", split,
+                 "--input-dir", out / "input", "--target-dir", out / "target", *extra)
+            made[key] = out / "input", out / "target", read_manifest(out / "input")
+        return made[key]
+    return _merged
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A mini network with settled batch-norm statistics and a mask that does something."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(DCUNet20(2), STFT())
+    denoiser.train()
+    with torch.no_grad():
+        for _ in range(2):
+            denoiser(torch.randn(2, 98 * 512))
+        denoiser.network.mask.weight_real.mul_(5)
+    return denoiser.eval()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

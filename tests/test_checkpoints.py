@@ -1,0 +1,84 @@
+import os
+import pickle
+
+import pytest
+import torch
+
+from common import checkpoints
+from common.checkpoints import load_weights, save_weights
+from common.dcunet import DCUNet20
+from common.errors import UserError
+from common.model import Denoiser
+from common.stft import STFT
+
+
+def test_a_file_rebuilds_its_own_model(model, tmp_path):
+    save_weights(model, tmp_path / "m.pth", {"noise": "white", "score": 1.5})
+    again, info = load_weights(tmp_path / "m.pth")
+    assert info == {"noise": "white", "score": 1.5} and not again.training and again.stft == model.stft
+    x = torch.randn(1, 30000)
+    with torch.no_grad():
+        assert torch.equal(model(x), again(x))
+
+
+def test_other_stft_settings_travel_with_the_weights(tmp_path):
+    save_weights(Denoiser(DCUNet20(1), STFT(hop_length=256, sample_rate=48000)), tmp_path / "m.pth", {})
+    assert load_weights(tmp_path / "m.pth")[0].stft == STFT(hop_length=256, sample_rate=48000)
+
+
+def test_half_precision_halves_the_file_and_hardly_changes_the_output(model, tmp_path):
+    save_weights(model, tmp_path / "full.pth", {})
+    save_weights(model, tmp_path / "half.pth", {}, half=True)
+    tensors = [sum(t.nbytes for t in torch.load(tmp_path / f, weights_only=True)["state"].values())
+               for f in ("full.pth", "half.pth")]
+    assert tensors[1] < 0.52 * tensors[0]
+    x = torch.randn(1, 60000)
+    with torch.no_grad():
+        full, half = (load_weights(tmp_path / f)[0](x) for f in ("full.pth", "half.pth"))
+    assert 20 * torch.log10((full - half).norm() / full.norm()) < -40
+
+
+def test_weights_of_another_width_are_refused(model, tmp_path):
+    save_weights(model, tmp_path / "m.pth", {})
+    with pytest.raises(UserError, match=r"width 32, but .* holds width 2"):
+        load_weights(tmp_path / "m.pth", width=32)
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "cannot be loaded"), (b"not weights", "cannot be loaded"), (torch.zeros(3), "holds a Tensor"),
+    ({"state": {}}, "says None"), ({"format": checkpoints.FORMAT, "network": {"width": 1}, "stft": {}, "info": {},
+                                    "state": {"a": torch.zeros(1)}}, "other tensors")])
+def test_files_that_are_no_weights_get_one_sentence(tmp_path, content, message):
+    if isinstance(content, bytes):
+        (tmp_path / "m.pth").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(UserError, match=message):
+        load_weights(tmp_path / "m.pth")
+    with pytest.raises(UserError, match="does not exist"):
+        load_weights(tmp_path / "none.pth")
+
+
+class _Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_loading_executes_nothing(tmp_path):
+    for name, save in (("zip.pth", torch.save), ("raw.pth", lambda o, p: p.write_bytes(pickle.dumps(o)))):
+        save({"state": _Harmful(str(tmp_path / "harm"))}, tmp_path / name)
+        with pytest.raises(UserError, match="cannot be loaded"):
+            load_weights(tmp_path / name)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_every_shipped_file_loads_and_denoises(rng):
+    for path in sorted(checkpoints.PRETRAINED.glob("*.pth")):
+        shipped, info = load_weights(path.stem)
+        assert info["method"] == "Noise2Noise"
+        with torch.no_grad():
+            out = shipped(0.1 * torch.randn(1, 30000))
+        assert torch.isfinite(out).all() and out.norm() > 0

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.dcunet import (
+    DECODER,
+    ENCODER,
+    FREQUENCY,
+    ComplexConv2d,
+    DCUNet20,
+    Row,
+    bounded_mask,
+    context_frames,
+    valid_length,
+)
+from common.errors import UserError
+
+
+def test_the_literature_network_has_its_parameters():
+    assert sum(p.numel() for p in DCUNet20(32).parameters()) == 3_958_850
+    assert len(ENCODER) + len(DECODER) == 20
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("channels", [(1, 1), (3, 5)])
+def test_complex_convolution_equals_complex_arithmetic(transposed, channels):
+    torch.manual_seed(0)
+    row = Row(1, (5, 3), (2, 2), (2, 1), (1, 0) if transposed else (0, 0))
+    layer = ComplexConv2d(*channels, row, transposed).double()
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(2, channels[0], 11, 9, dtype=torch.complex128, requires_grad=True)
+    kernel = torch.complex(layer.weight_real, layer.weight_imag)
+    bias = torch.complex(*layer.bias.chunk(2))
+    if transposed:
+        expected = F.conv_transpose2d(x, kernel, bias, row.stride, row.padding, row.output_padding)
+    else:
+        expected = F.conv2d(x, kernel, bias, row.stride, row.padding)
+    got = layer(torch.cat([x.real, x.imag], 1))
+    got = torch.complex(*got.chunk(2, 1))
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    for parameter in (layer.weight_real, layer.weight_imag, layer.bias, x):
+        gradients = [torch.autograd.grad(y.abs().square().sum(), parameter, retain_graph=True)[0]
+                     for y in (got, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def test_the_mask_is_bounded_and_keeps_the_phase():
+    torch.manual_seed(0)
+    planes = 3 * torch.randn(2, 2, 7, 5)
+    planes[0, :, 0, 0] = 0
+    raw, mask = (torch.complex(p[:, 0], p[:, 1]) for p in (planes, bounded_mask(planes)))
+    torch.testing.assert_close(mask.abs(), torch.tanh(raw.abs()))
+    assert (mask.abs() <= 1).all() and mask[0, 0, 0] == 0
+    heard = raw.abs() > 0
+    torch.testing.assert_close(mask[heard].angle(), raw[heard].angle())
+
+
+@pytest.mark.parametrize("frames", [1, 2, 15, 98, 99, 100, 115, 116, 323, 330])
+def test_any_number_of_frames(frames):
+    network = DCUNet20(1).eval()
+    assert network(torch.randn(1, 2, 1025, frames)).shape == (1, 2, 1025, frames)
+
+
+def test_lengths_that_fit_are_not_padded():
+    assert [valid_length(n) for n in (1, 99, 100, 323)] == [99, 99, 115, 323]
+    assert valid_length(1025, FREQUENCY) == 1025
+    assert DCUNet20(1).eval()(torch.randn(1, 2, 513, 120)).shape == (1, 2, 513, 120)
+
+
+def test_no_output_frame_looks_further_than_the_context():
+    torch.manual_seed(0)
+    network = DCUNet20(1).double().eval()
+    x = torch.randn(1, 2, 1025, 643, dtype=torch.float64, requires_grad=True)
+    mask = network(x)
+    furthest = 0
+    for frame in range(304, 320):  # every phase of the strides
+        gradient = torch.autograd.grad(mask[..., frame].sum(), x, retain_graph=True)[0]
+        reached = gradient.abs().sum((0, 1, 2)).nonzero().ravel()
+        furthest = max(furthest, frame - int(reached.min()), int(reached.max()) - frame)
+    assert context_frames() - 16 < furthest <= context_frames()
+
+
+@pytest.mark.parametrize("width", [0, -1, 1.5, "8"])
+def test_a_width_must_be_a_positive_integer(width):
+    with pytest.raises(UserError, match="expected a network width"):
+        DCUNet20(width)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from common import synth
+from common.audio import list_audio, read_audio
+from common.demo import make_corpus
+from common.demo_run import folds_by_split
+from common.errors import CallError
+from common.noises import CLASS_NAMES, scan_folds
+
+
+def test_songs_are_seeded_and_different():
+    a, again, b = synth.song(1, 3), synth.song(1, 3), synth.song(2, 3)
+    assert set(a) == set(synth.STEMS)
+    for name in a:
+        assert a[name].shape == (2, 3 * 44100) and np.array_equal(a[name], again[name])
+        assert np.square(a[name]).mean() > 1e-5 and np.isfinite(a[name]).all()
+        assert not np.array_equal(a[name], b[name])
+        assert not np.array_equal(a[name][0], a[name][1])  # stereo
+
+
+def test_songs_are_full_band():
+    mix = sum(synth.song(3, 6).values())[0]
+    spectrum = np.abs(np.fft.rfft(mix)) ** 2
+    frequency = np.fft.rfftfreq(len(mix), 1 / 44100)
+    for low, high in ((40, 200), (200, 2000), (2000, 8000), (8000, 16000)):
+        assert spectrum[(frequency > low) & (frequency < high)].sum() > 1e-5 * spectrum.sum()
+
+
+@pytest.mark.parametrize("class_id", range(10))
+def test_noises_are_seeded_heard_and_different(class_id):
+    a, again, b = (synth.noise(class_id, seed, 2.0) for seed in (5, 5, 6))
+    assert a.shape == (1, 88200) and np.array_equal(a, again) and not np.array_equal(a, b)
+    assert np.abs(a).max() == pytest.approx(0.7) and np.isfinite(a).all()
+
+
+def test_classes_have_their_character():
+    def centroid(x):
+        power = np.abs(np.fft.rfft(x[0])) ** 2
+        return (power * np.fft.rfftfreq(x.shape[1], 1 / 44100)).sum() / power.sum()
+
+    def crest(x):
+        return np.abs(x).max() / np.sqrt(np.square(x).mean())
+
+    sounds = {name: synth.noise(i, 1, 3.0) for i, name in enumerate(CLASS_NAMES)}
+    assert centroid(sounds["engine_idling"]) < centroid(sounds["siren"]) < centroid(sounds["drilling"])
+    assert crest(sounds["gun_shot"]) > 2 * crest(sounds["siren"])
+
+
+def test_the_corpus_has_musdb18_and_urbansound8k_layout(corpus):
+    songs, noises = corpus
+    assert {split: len(list_audio(songs / split)) for split in ("train", "validation", "test")} == {
+        "train": 8, "validation": 2, "test": 4}
+    assert all(p.name.endswith(".stem.mp4") for p in list_audio(songs))
+    by_fold = scan_folds(noises)
+    assert sorted(by_fold) == list(range(1, 11))
+    for clips in by_fold.values():
+        assert sorted(c.class_id for c in clips) == list(range(10))
+    assert len({c.recording for clips in by_fold.values() for c in clips}) == 100
+
+
+def test_a_second_call_makes_nothing_anew(tmp_path):
+    songs, noises = make_corpus(tmp_path, song_seconds=1)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    assert make_corpus(tmp_path, song_seconds=1) == (songs, noises)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    audio, _ = read_audio(list_audio(songs)[0])
+    assert audio.shape[0] == 2 and 0.1 < np.abs(audio).max() <= 1
+
+
+def test_the_demo_takes_the_folds_that_are_there(corpus, tmp_path):
+    assert folds_by_split(corpus[1]) == {"train": list(range(1, 9)), "validation": [9], "test": [10]}
+    for fold in (1, 2, 3):
+        (tmp_path / f"fold{fold}").mkdir()
+        (tmp_path / f"fold{fold}" / f"{fold}-0-0-0.wav").touch()
+    with pytest.raises(CallError, match="at least 4 folders"):
+        folds_by_split(tmp_path)
+    (tmp_path / "fold10").mkdir()
+    (tmp_path / "fold10" / "9-0-0-0.wav").touch()
+    assert folds_by_split(tmp_path) == {"train": [1, 2], "validation": [3], "test": [10]}
+
+
+def test_wrong_calls(call, tmp_path):
+    done = call("-m", "common.demo_run", "--out", tmp_path, "--songs", tmp_path, code=2)
+    assert "both SONGS and NOISES" in done.stderr

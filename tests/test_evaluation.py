@@ -1,0 +1,117 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from common import evaluation
+from common.audio import read_audio, write_audio
+from common.dataset import find_pairs
+from common.errors import UserError
+from common.evaluation import DENOISED, DO_NOTHING, bootstrap_interval, evaluate, format_summary, segments, summarise
+from common.metrics import METRICS, snr
+
+
+@pytest.fixture(scope="module")
+def pairs(merged):
+    return find_pairs(*merged("merger_mixed_white.py", "test", 2, 2)[:2])
+
+
+@pytest.fixture(scope="module")
+def rows(model, pairs):
+    return evaluate(model, pairs, per_pair=1, speech=False)
+
+
+def test_rows_hold_every_segment_with_every_method(rows, pairs, model):
+    assert len(rows) == 2 * len(pairs) and set(rows.method) == {DO_NOTHING, DENOISED}
+    assert {"segment", "song", "noise", "start_seconds", *METRICS, "snr_improvement_db"} <= set(rows.columns)
+    nothing = rows[rows.method == DO_NOTHING]
+    assert (nothing.snr_improvement_db == 0).all()
+    for segment in segments(pairs, 44100, 1):
+        row = nothing[nothing.segment == segment.name].iloc[0]
+        assert row.snr_db == pytest.approx(snr(segment.clean, segment.noisy), abs=1e-9)
+        after = rows[(rows.segment == segment.name) & (rows.method == DENOISED)].iloc[0]
+        assert after.snr_improvement_db == pytest.approx(after.snr_db - row.snr_db)
+
+
+def test_the_input_snr_is_the_manifests(merged, model):
+    """Over a whole pair the do-nothing row is what the merger wrote; a short song is one segment."""
+    input_dir, target_dir, rows = merged("merger_white.py", "test", 2, 2)
+    for segment in segments(find_pairs(input_dir, target_dir), 44100):
+        row = next(r for r in rows if r["pair_id"] == segment.pair.pair_id)
+        noisy, _ = read_audio(input_dir / row["input_file"])
+        clean, _ = read_audio(target_dir / row["target_file"])
+        assert snr(clean, noisy) == pytest.approx(float(row["input_realised_snr_db"]), abs=0.05)
+
+
+def test_speech_metrics_are_added_and_counted(model, pairs):
+    rows = evaluate(model, pairs[:1], per_pair=1, speech=True)
+    assert rows.stoi.between(0, 1).all()
+    assert (summarise(rows).pesq_scored <= 1).all()
+
+
+def test_segments_cover_the_song_once_without_silence(tmp_path, rng):
+    clean = 0.1 * rng.standard_normal((1, 4 * evaluation.SEGMENT_SAMPLES)).astype(np.float32)
+    clean[:, evaluation.SEGMENT_SAMPLES : 2 * evaluation.SEGMENT_SAMPLES] = 0
+    write_audio(tmp_path / "i/INPUT-S1N1-(a)-(b).wav", clean, 44100)
+    write_audio(tmp_path / "t/TARGET-S1N1-(CLEAN)-(b).wav", clean, 44100)
+    found = find_pairs(tmp_path / "i", tmp_path / "t")
+    starts = [round(s.start_seconds * 44100 / evaluation.SEGMENT_SAMPLES) for s in segments(found, 44100)]
+    assert starts == [0, 2, 3]
+    assert [s.start_seconds for s in segments(found, 44100, 2)] == [0, 3 * evaluation.SEGMENT_SAMPLES / 44100]
+
+
+def test_a_silent_test_set_is_an_error(tmp_path, model):
+    for name in ("i/INPUT-S1N1-(a)-(b).wav", "t/TARGET-S1N1-(CLEAN)-(b).wav"):
+        write_audio(tmp_path / name, np.zeros((1, 200000), np.float32), 44100)
+    with pytest.raises(UserError, match="silent"):
+        evaluate(model, find_pairs(tmp_path / "i", tmp_path / "t"))
+
+
+def test_intervals_are_over_songs_not_segments(rng):
+    """Ten songs whose segments all agree: a thousand segments know no more than ten songs do."""
+    songs = np.repeat(np.arange(10), 100)
+    values = np.repeat(rng.standard_normal(10), 100)
+    low, high = bootstrap_interval(values, songs)
+    standard_error = values[::100].std(ddof=1) / np.sqrt(10)
+    assert low < values.mean() < high
+    assert (high - low) == pytest.approx(2 * 1.96 * standard_error, rel=0.2)
+    assert np.isnan(bootstrap_interval(values, np.zeros(1000))).all()
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says(rng):
+    hits = 0
+    for _ in range(200):
+        values = rng.standard_normal(25)
+        low, high = bootstrap_interval(values, np.arange(25))
+        hits += low < 0 < high
+    assert 0.86 < hits / 200 < 0.99
+
+
+def test_the_summary_has_do_nothing_rows_and_right_means():
+    rows = pd.DataFrame([
+        {"segment": f"{song}{i}", "song": song, "noise": noise, "method": method, "snr_db": snr_db,
+         "snr_improvement_db": gain, "segmental_snr_db": 1.0, "si_sdr_db": 1.0, "pesq_nb": np.nan, "pesq_wb": wb,
+         "stoi": 0.5}
+        for i, (song, noise, before, gain_, wb) in enumerate(
+            [("a", "white", 5.0, 4.0, 2.0), ("a", "siren", 7.0, -1.0, np.nan), ("b", "white", 9.0, 2.0, np.nan)])
+        for method, snr_db, gain in ((DO_NOTHING, before, 0.0), (DENOISED, before + gain_, gain_))])
+    table = summarise(rows).set_index(["noise", "method"])
+    assert list(table.index.get_level_values(0).unique()) == ["all", "white", "siren"]
+    everything, nothing = table.loc[("all", DENOISED)], table.loc[("all", DO_NOTHING)]
+    assert everything.input_snr_db == 7 and everything.improvement_db == pytest.approx(5 / 3)
+    assert everything.output_snr_db == pytest.approx(7 + 5 / 3) and nothing.output_snr_db == 7
+    assert nothing.improvement_db == nothing.interval_high_db == 0
+    assert everything.improved_percent == pytest.approx(200 / 3) and everything.songs == 2
+    assert everything.pesq_scored == 1 and everything.segments == 3
+    assert "do nothing" in format_summary(summarise(rows)) and "+1.67" in format_summary(summarise(rows))
+
+
+def test_samples_run_from_least_to_most_improved(model, pairs, rows, tmp_path):
+    samples = evaluation.save_samples(model, pairs, rows, tmp_path, 3, per_pair=1)
+    gains = [s["snr_improvement_db"] for s in samples]
+    all_gains = rows[rows.method == DENOISED].snr_improvement_db
+    assert gains == sorted(gains) and gains[0] == all_gains.min() and gains[-1] == all_gains.max()
+    for sample in samples:
+        noisy, clean = (read_audio(tmp_path / f"{sample['name']}_{kind}.wav")[0] for kind in ("noisy", "clean"))
+        denoised = sample["audio"]["denoised"]
+        assert snr(clean, denoised) - snr(clean, noisy) == pytest.approx(sample["snr_improvement_db"], abs=0.05)
+    assert len(list(tmp_path.glob("*.wav"))) == 9

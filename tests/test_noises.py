@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import CallError
+from common.noises import (
+    ClassNoises,
+    MixedNoises,
+    RealNoises,
+    WhiteNoise,
+    WhiteNoises,
+    clips_for_split,
+    parse_clip,
+    scan_folds,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Folds 1, 2, 9 and 10 with two classes each; recording 7 lies in folds 1 and 10."""
+    for fold in (1, 2, 9, 10):
+        (tmp_path / f"fold{fold}").mkdir()
+        for class_id in (3, 8):
+            (tmp_path / f"fold{fold}" / f"{fold}{class_id}00-{class_id}-0-1.wav").touch()
+    for fold in (1, 10):
+        (tmp_path / f"fold{fold}" / f"7-2-0-{fold}.wav").touch()
+    return tmp_path
+
+
+def test_names_tell_recording_and_class():
+    clip = parse_clip(Path("fold5/100263-2-0-117.wav"), 5)
+    assert (clip.recording, clip.class_id, clip.label, clip.fold) == ("100263", 2, "children_playing", 5)
+    own = parse_clip(Path("fold5/my hum.wav"), 5)
+    assert (own.recording, own.class_id, own.label) == ("my hum", None, "unlabelled")
+
+
+def test_a_recording_lies_in_one_fold_only(folder):
+    by_fold = scan_folds(folder)
+    assert [c.recording for c in by_fold[1]] == ["1300", "1800"]
+    assert "7" in [c.recording for c in by_fold[10]]
+    recordings = [c.recording for clips in by_fold.values() for c in clips]
+    assert len(set(recordings)) == len(recordings)
+
+
+def test_splits_take_their_folds_and_share_no_recording(folder):
+    train, validation, test = (clips_for_split(folder, *a) for a in
+                               (("train", [1, 2]), ("validation",), ("test",)))
+    assert [{c.fold for c in s} for s in (train, validation, test)] == [{1, 2}, {9}, {10}]
+    sets = [{c.recording for c in s} for s in (train, validation, test)]
+    assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+
+
+def test_an_absent_fold_is_an_error_that_names_the_flag(folder, tmp_path):
+    with pytest.raises(CallError, match=r"fold3.*--folds"):
+        clips_for_split(folder, "train")
+    with pytest.raises(CallError, match=r"fold1 \.\.\. fold10"):
+        clips_for_split(folder / "fold1", "train")
+
+
+def _draws(source, n=300):
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        first = source.first(rng)
+        yield first, source.second(rng, first)
+
+
+def test_two_clips_differ_in_fold_class_and_recording(corpus):
+    for a, b in _draws(RealNoises(clips_for_split(corpus[1], "train"))):
+        assert a.fold != b.fold and a.class_id != b.class_id and a.recording != b.recording
+
+
+def test_class_noises_put_the_class_in_the_input_only(corpus):
+    for a, b in _draws(ClassNoises(clips_for_split(corpus[1], "train"), 4)):
+        assert a.class_id == 4 != b.class_id and a.recording != b.recording
+
+
+def test_white_draws_are_never_the_same():
+    seeds = [noise.seed for pair in _draws(WhiteNoises()) for noise in pair]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_either_member_of_the_mixed_set_is_white_half_of_the_time(corpus):
+    pairs = list(_draws(MixedNoises(clips_for_split(corpus[1], "train")), 600))
+    for side in (0, 1):
+        white = [isinstance(pair[side], WhiteNoise) for pair in pairs]
+        assert np.mean(white) == pytest.approx(0.5, abs=0.07)
+    for a, b in pairs:
+        if not isinstance(a, WhiteNoise) and not isinstance(b, WhiteNoise):
+            assert a.fold != b.fold and a.class_id != b.class_id
+
+
+def test_one_fold_cannot_make_training_pairs(corpus):
+    source = RealNoises(clips_for_split(corpus[1], "train", [1]))
+    rng = np.random.default_rng(0)
+    with pytest.raises(CallError, match=r"another fold.*--folds"):
+        source.second(rng, source.first(rng))

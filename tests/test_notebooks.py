@@ -1,0 +1,89 @@
+"""Every notebook under papermill on small inputs, against the numbers that it recorded."""
+
+import json
+
+import numpy as np
+import papermill
+import pytest
+import soundfile as sf
+
+from common.audio import read_audio
+from common.checkpoints import save_weights
+from common.notebooks import read_records
+from tests.conftest import ROOT
+
+NOTEBOOKS = sorted([ROOT / "NoiseRemover.ipynb", *(ROOT / "notebooks").glob("*.ipynb")])
+
+
+def _run(notebook, tmp_path, **parameters):
+    executed = tmp_path / "executed.ipynb"
+    papermill.execute_notebook(str(ROOT / notebook), str(executed), {k: str(v) if hasattr(v, "parts") else v
+                                                                      for k, v in parameters.items()},
+                               cwd=str((ROOT / notebook).parent), kernel_name="python3", progress_bar=False)
+    return read_records(executed), executed
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_are_thin_and_stripped(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [c for c in cells if c["cell_type"] == "code"]
+    parameters = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
+    assert len(parameters) == 1
+    names = [line.split("=")[0].strip() for line in parameters[0]["source"] if "=" in line.split("#")[0]]
+    assert names and all(name == name.upper() for name in names)
+    source = "\n".join("".join(c["source"]) for c in code)
+    assert "class " not in source and "notebooks.record(" in source
+    assert all(not c["outputs"] and c["execution_count"] is None for c in code)
+    used = "\n".join("".join(c["source"]) for c in code if c is not parameters[0])
+    assert [n for n in names if n not in used] == []  # no parameter that does nothing
+
+
+@pytest.mark.notebooks
+def test_best_segments(merged, tmp_path):
+    input_dir, target_dir, _ = merged("merger_mixed_white.py", "train", 3, 2)
+    records, _ = _run("notebooks/generate_best_segments.ipynb", tmp_path, INPUT_DIR=input_dir, TARGET_DIR=target_dir,
+                      OUTPUT_DIR=tmp_path / "segments", N_SEGMENTS=4, HOP_SECONDS=1.0, DIVERSITY_WEIGHT=0.0)
+    assert records["n_candidates"] == 12 and records["n_chosen"] == 4
+    assert records["mean_decorrelation_chosen"] > records["mean_decorrelation"] > 0
+    assert len(list((tmp_path / "segments" / "input").glob("*.wav"))) == 4
+
+
+@pytest.mark.notebooks
+def test_train_evaluate_and_select_weights(merged, tmp_path):
+    folders = {}
+    for split in ("train", "validation", "test"):
+        folders[split] = merged("merger_white.py", split, 2, 2)[0].parent
+    small = {"WIDTH": 1, "EPOCHS": 2, "STEPS_PER_EPOCH": 4, "BATCH_SIZE": 1, "SEGMENTS_PER_PAIR": 1, "N_SAMPLES": 2,
+             "SPEECH_METRICS": False, "DEVICE": "cpu", "TRAIN_DIR": folders["train"],
+             "VALIDATION_DIR": folders["validation"], "TEST_DIR": folders["test"], "WEIGHTS_DIR": tmp_path / "Weights",
+             "SAMPLES_DIR": tmp_path / "Samples"}
+    records, executed = _run("NoiseRemover.ipynb", tmp_path, **small)
+    assert records["n_segments"] == 4 and records["n_songs"] == 2 and len(records["train_losses"]) == 2
+    assert records["output_snr_db"] == pytest.approx(records["input_snr_db"] + records["improvement_db"], abs=1e-6)
+    assert records["white_improvement_db"] == records["improvement_db"]
+    made = {p.name for p in (tmp_path / "Samples").iterdir()}
+    assert {"metrics.csv", "summary.csv", "snr_distributions.png", "sample_001_plot.png",
+            "sample_002_denoised.wav"} <= made
+    assert (tmp_path / "Weights" / "training_curves.png").stat().st_size > 5000
+    assert "do nothing" in executed.read_text()
+    # Select another .pth: what is evaluated is that file.
+    again, _ = _run("NoiseRemover.ipynb", tmp_path, **(small | {
+        "TRAIN": False, "MODEL_PATH": tmp_path / "Weights" / "epoch_001.pth", "LISTEN": False}))
+    assert again["n_segments"] == 4 and again["input_snr_db"] == records["input_snr_db"]
+    assert "train_losses" not in again and again["output_snr_db"] != records["output_snr_db"]
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_denoise_an_entire_song(merged, model, tmp_path, strength):
+    input_dir, _, rows = merged("merger_white.py", "test", 2, 2)
+    save_weights(model, tmp_path / "m.pth", {})
+    source, target = input_dir / rows[0]["input_file"], tmp_path / "out" / "song.flac"
+    records, _ = _run("notebooks/denoising_entire_song.ipynb", tmp_path, MODEL_PATH=tmp_path / "m.pth",
+                      INPUT_AUDIO_PATH=source, OUTPUT_AUDIO_PATH=target, STRENGTH=strength, CHUNK_SECONDS=2.0,
+                      RESIDUAL_AUDIO_PATH=tmp_path / "rest.wav")
+    assert records["same_length"] and records["seconds"] == pytest.approx(sf.info(source).duration)
+    noisy, out, rest = (read_audio(p)[0] for p in (source, target, tmp_path / "rest.wav"))
+    assert np.array_equal(noisy, out) if strength == 0 else np.abs(noisy - out - rest).max() < 2 / 32768
+    assert (records["removed_db"] > -60) == (strength == 1)
+    assert target.with_suffix(".png").stat().st_size > 10000

@@ -1,0 +1,56 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from common import plots, widgets
+from common.evaluation import DENOISED, DO_NOTHING
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_audio_columns_share_their_scales(rng):
+    loud = rng.standard_normal((2, 44100)) * 0.2
+    figure = plots.audio_figure({"noisy": loud, "denoised": 0.1 * loud, "removed": 0 * loud}, 44100, "title")
+    waves, spectra = figure.axes[:3], figure.axes[3:6]
+    assert [ax.get_title() for ax in waves] == ["noisy", "denoised", "removed"]
+    assert len({ax.get_ylim() for ax in waves}) == 1
+    images = [ax.images[0] for ax in spectra]
+    assert len({image.get_clim() for image in images}) == 1
+    medians = [float(np.median(image.get_array())) for image in images]
+    assert medians[0] - medians[1] == pytest.approx(20, abs=0.1) and medians[2] < medians[1] - 40
+
+
+def test_a_long_song_draws_no_more_points_than_a_short_one(rng):
+    figure = plots.audio_figure({"noisy": rng.standard_normal(44100 * 60)}, 44100)
+    assert figure.axes[1].images[0].get_array().shape[1] <= plots.MAX_COLUMNS + 1
+
+
+def test_distributions_and_curves_show_their_numbers():
+    rows = pd.DataFrame([{"method": m, "noise": n, "snr_db": s, "snr_improvement_db": g}
+                         for n in ("white", "siren") for m, s, g in ((DO_NOTHING, 5, 0), (DENOISED, 9, 4))])
+    assert "+4.00 dB" in plots.snr_distributions(rows).axes[2].get_title()
+    history = [{"epoch": e, "train_loss": -e, "validation_snr_improvement_db": g} for e, g in ((1, 1), (2, 3), (3, 2))]
+    texts = plots.training_curves(history).axes[1].get_legend().get_texts()
+    assert any("epoch 2, +3.00 dB" in t.get_text() for t in texts)
+
+
+def test_listening_excerpts_share_position_and_gain():
+    loud = np.linspace(0, 2, 44100)[None]
+    cut = widgets.excerpts({"noisy": loud, "denoised": 0.5 * loud}, 44100, 0.25, 0.5)
+    assert cut["noisy"].shape == (1, 22050) and cut["noisy"].max() <= 1
+    np.testing.assert_allclose(cut["denoised"], 0.5 * cut["noisy"])
+    assert cut["noisy"][0, 0] == pytest.approx(loud[0, 11025] / 2)
+    quiet = widgets.excerpts({"a": 0.1 * loud}, 44100, 0, 1)["a"]
+    np.testing.assert_allclose(quiet, 0.1 * loud)  # never made louder
+
+
+def test_the_panel_switches_versions(rng):
+    panel = widgets.listening_panel({"noisy": rng.standard_normal((1, 44100)), "denoised": np.zeros((1, 44100))}, 44100)
+    which, start, _ = panel.children
+    assert which.options == ("noisy", "denoised") and start.max == 0
+    which.value = "denoised"

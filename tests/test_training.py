@@ -1,0 +1,146 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from common import training
+from common.checkpoints import load_weights
+from common.dataset import PairSource, find_pairs
+from common.errors import CallError, UserError
+from common.training import TrainSettings, train
+
+MINI = {"width": 1, "epochs": 2, "steps_per_epoch": 3, "batch_size": 1, "warmup_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def data(merged):
+    """A source of noisy pairs and one short validation pair."""
+    source = PairSource(find_pairs(*merged("merger_white.py", "train", 2, 2)[:2]))
+    return source, find_pairs(*merged("merger_white.py", "validation", 2, 1)[:2])[:1]
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("Weights")
+    return folder, train(TrainSettings(**MINI), *data, folder)
+
+
+class _Killed(BaseException):
+    """Stands for a kill: nothing in the library catches it."""
+
+
+def test_weights_for_every_epoch_and_the_best_marked(finished):
+    """T2"""
+    folder, history = finished
+    assert {p.name for p in folder.iterdir()} == {"epoch_001.pth", "epoch_002.pth", "best.pth", "history.csv",
+                                                  "last.ckpt"}
+    with open(folder / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    gains = [float(row["validation_snr_improvement_db"]) for row in rows]
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    assert gains == [h["validation_snr_improvement_db"] for h in history]
+    best = 1 + int(np.argmax(gains))
+    assert load_weights(folder / "best.pth")[1]["epoch"] == best
+    states = [load_weights(folder / name)[0].state_dict() for name in ("best.pth", f"epoch_{best:03d}.pth")]
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_the_saved_weights_have_the_improvement_that_is_written(finished, data):
+    folder, history = finished
+    model, info = load_weights(folder / "epoch_002.pth")
+    assert training.validate(model, data[1]) == pytest.approx(history[1]["validation_snr_improvement_db"], abs=1e-6)
+    assert info["settings"]["width"] == 1 and info["steps"] == 6
+
+
+@pytest.mark.parametrize("kill_at", [1, 3, 4])
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(finished, data, tmp_path, kill_at):
+    """T1, weight for weight, killed within an epoch and at its end."""
+    source, validation = data
+
+    class Killing:
+        n = 0
+
+        def batch(self, *args):
+            if self.n == kill_at:
+                raise _Killed
+            self.n += 1
+            return source.batch(*args)
+
+    with pytest.raises(_Killed):
+        train(TrainSettings(**MINI), Killing(), validation, tmp_path, checkpoint_seconds=0)
+    history = train(TrainSettings(**MINI), source, validation, tmp_path)
+    folder, expected = finished
+    for name in ("epoch_001.pth", "epoch_002.pth"):
+        a, b = (load_weights(f / name)[0].state_dict() for f in (folder, tmp_path))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    drop_time = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+    assert drop_time == [{k: v for k, v in row.items() if k != "seconds"} for row in expected]
+
+
+def test_a_finished_run_is_left_as_it_is(finished, data):
+    folder, history = finished
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert train(TrainSettings(**MINI), *data, folder) == history
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_other_settings_are_refused_and_listed(finished, data):
+    with pytest.raises(UserError, match=r"width was 1 and is 2; learning_rate was 0\.001 and is 0\.1"):
+        train(TrainSettings(**(MINI | {"width": 2, "learning_rate": 0.1})), *data, finished[0])
+
+
+def test_foreign_weights_are_not_overwritten(data, tmp_path):
+    (tmp_path / "epoch_001.pth").write_bytes(b"precious")
+    with pytest.raises(CallError, match="another folder"):
+        train(TrainSettings(**MINI), *data, tmp_path)
+    assert (tmp_path / "epoch_001.pth").read_bytes() == b"precious"
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_files(data, tmp_path):
+    """T3"""
+    class Broken:
+        def batch(self, rng, batch_size, n):
+            return np.full((1, n), np.nan, np.float32), np.ones((1, n), np.float32), ["INPUT-S7N3.wav"]
+
+    with pytest.raises(UserError, match=r"finite loss, got nan at step 0 with INPUT-S7N3\.wav"):
+        train(TrainSettings(**MINI), Broken(), data[1], tmp_path)
+    assert not list(tmp_path.glob("*.pth"))
+
+
+@pytest.mark.parametrize("wrong", [{"loss": "l1"}, {"epochs": 0}, {"batch_size": -1}])
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(CallError, match="expected"):
+        TrainSettings(**wrong)
+
+
+def test_the_schedule_warms_up_and_ends_at_zero():
+    settings = TrainSettings(epochs=2, steps_per_epoch=100, warmup_steps=20)
+    factors = [training._learning_rate_factor(step, settings) for step in range(201)]
+    assert factors[0] == pytest.approx(1 / 20) and factors[20] == pytest.approx(1) == max(factors)
+    assert factors[200] == pytest.approx(0, abs=1e-9) and np.all(np.diff(factors[20:]) < 0)
+
+
+def test_a_network_learns_from_noisy_targets_alone(tmp_path, rng):
+    """Noise2Noise end to end at the smallest size: tones in white noise, never a clean one shown."""
+    class Tones:
+        def batch(self, rng, batch_size, n):
+            t = np.arange(n) / 44100
+            song = np.stack([sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(100, 2000, 3))
+                             for _ in range(batch_size)])
+            noisy = [(song + 0.5 * rng.standard_normal(song.shape)).astype(np.float32) for _ in range(2)]
+            return *noisy, ["tones"] * batch_size
+
+    settings = TrainSettings(width=2, epochs=1, steps_per_epoch=60, batch_size=2, learning_rate=5e-3, warmup_steps=10,
+                             ema_decay=0.9)
+    state = training._new_state(settings, training.STFT(), "cpu")
+    for _ in range(settings.steps_per_epoch):
+        training._train_step(state, settings, Tones(), "cpu")
+    model = state.average.module.eval()
+    t = np.arange(98 * 512) / 44100
+    clean = sum(np.sin(2 * np.pi * f * t) for f in (220, 554, 1318))
+    noisy = clean + 0.5 * rng.standard_normal(len(t))
+    with torch.no_grad():
+        out = model(torch.from_numpy(noisy[None].astype(np.float32))).numpy()[0]
+    gain = 10 * np.log10(np.sum((noisy - clean) ** 2) / np.sum((out - clean) ** 2))
+    assert gain > 3
