@@ -133,7 +133,9 @@ def format_summary(summary: pd.DataFrame) -> str:
     text["input SNR dB"] = summary.input_snr_db.map("{:.2f}".format)
     text["output SNR dB"] = summary.output_snr_db.map("{:.2f}".format)
     text["improvement dB [95 % interval]"] = [
-        f"{r.improvement_db:+.2f} [{r.interval_low_db:+.2f}, {r.interval_high_db:+.2f}]" for r in summary.itertuples()]
+        f"{r.improvement_db:+.2f} "
+        + (f"[{r.interval_low_db:+.2f}, {r.interval_high_db:+.2f}]" if r.songs > 1 else "[one song]")
+        for r in summary.itertuples()]
     text["improved %"] = summary.improved_percent.map("{:.0f}".format)
     return text.to_string(index=False)
 

@@ -62,7 +62,9 @@ class TrainSettings:
     def __post_init__(self):
         if self.loss not in LOSSES:
             raise CallError(f"expected a loss among {', '.join(LOSSES)}, got {self.loss!r}")
-        for name in ("epochs", "steps_per_epoch", "batch_size", "crop_frames", "warmup_steps"):
+        if self.batch_size < 2:
+            raise CallError(f"expected batch_size of at least 2, which batch norm needs, got {self.batch_size}")
+        for name in ("epochs", "steps_per_epoch", "crop_frames", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}")
 

@@ -1,8 +1,12 @@
 """Listening in a notebook: several versions of one excerpt, at one gain."""
 
+import io
+
 import ipywidgets
 import numpy as np
-from IPython.display import Audio, display
+import soundfile as sf
+
+from common.audio import to_pcm
 
 # Longer excerpts make a notebook heavy: they are embedded in it.
 EXCERPT_SECONDS = 10.0
@@ -17,6 +21,13 @@ def excerpts(versions: dict[str, np.ndarray], sample_rate: int, start_seconds: f
     return {name: x / max(peak, 1.0) for name, x in cut.items()}
 
 
+def wav_bytes(audio: np.ndarray, sample_rate: int) -> bytes:
+    """A 16-bit WAV file in memory of (channels, samples), at the level that it has."""
+    buffer = io.BytesIO()
+    sf.write(buffer, to_pcm(audio, 16)[0].T, sample_rate, "PCM_16", format="WAV")
+    return buffer.getvalue()
+
+
 def listening_panel(versions: dict[str, np.ndarray], sample_rate: int) -> ipywidgets.Widget:
     """A panel that plays one of several versions, (channels, samples), of the same audio.
 
@@ -27,13 +38,10 @@ def listening_panel(versions: dict[str, np.ndarray], sample_rate: int) -> ipywid
     which = ipywidgets.ToggleButtons(options=list(versions), description="version")
     start = ipywidgets.FloatSlider(0, min=0, max=max(0.0, length - EXCERPT_SECONDS), step=1, description="start (s)",
                                    continuous_update=False)
-    player = ipywidgets.Output()
+    player = ipywidgets.Audio(format="wav", autoplay=False, loop=False)
 
     def play(_=None):
-        audio = excerpts(versions, sample_rate, start.value)[which.value]
-        player.clear_output(wait=True)
-        with player:
-            display(Audio(audio, rate=sample_rate, normalize=False))
+        player.value = wav_bytes(excerpts(versions, sample_rate, start.value)[which.value], sample_rate)
 
     which.observe(play, "value")
     start.observe(play, "value")

@@ -79,10 +79,10 @@ def test_the_first_stream_of_a_stem_file_is_the_mix(corpus):
     assert 10 * np.log10(np.square(mix).mean() / np.square(error).mean()) > 10
 
 
-@pytest.mark.parametrize("block", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("block", [7, 1000, 1 << 20])
 def test_blocks_are_the_whole_file(corpus, block, tmp_path):
     for path in (corpus[1] / "fold1" / "100100-0-0-0.wav", corpus[0] / "train" / "Amber.stem.mp4"):
-        if block == 1 and path.suffix == ".mp4":
+        if block == 7 and path.suffix == ".mp4":
             continue
         whole, _ = read_audio(path)
         with AudioReader(path) as reader:

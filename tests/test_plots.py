@@ -1,7 +1,10 @@
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile as sf
 
 from common import plots, widgets
 from common.evaluation import DENOISED, DO_NOTHING
@@ -51,6 +54,9 @@ def test_listening_excerpts_share_position_and_gain():
 
 def test_the_panel_switches_versions(rng):
     panel = widgets.listening_panel({"noisy": rng.standard_normal((1, 44100)), "denoised": np.zeros((1, 44100))}, 44100)
-    which, start, _ = panel.children
+    which, start, player = panel.children
     assert which.options == ("noisy", "denoised") and start.max == 0
+    heard = [sf.read(io.BytesIO(player.value))[0]]
     which.value = "denoised"
+    heard.append(sf.read(io.BytesIO(player.value))[0])
+    assert heard[0].std() > 0.1 and not heard[1].any() and len(heard[0]) == len(heard[1]) == 44100
