@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -16,7 +17,11 @@ def log_to_page() -> None:
 
 
 def record(**values) -> None:
-    """Store named results (plain values) in the notebook's output and print them."""
+    """Store named results (plain values) in the notebook's output and print them.
+
+    A notebook is JSON, which knows no NaN and no infinity: they are stored as None.
+    """
+    values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     display({MIME: values, "text/plain": "\n".join(f"{k} = {v}" for k, v in values.items())}, raw=True)
 
 

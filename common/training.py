@@ -148,7 +148,7 @@ def _train_step(state, settings, source, device):
         estimate = state.model(noisy, level)
     loss = LOSSES[settings.loss](estimate, target, noisy)
     if not torch.isfinite(loss):
-        raise UserError(f"expected a finite loss, got {float(loss)} at step {state.step} with {', '.join(names)}: "
+        raise UserError(f"expected a finite loss, got {loss.item()} at step {state.step} with {', '.join(names)}: "
                         "check these files, or lower the learning rate")
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -91,6 +91,9 @@ def test_denoise_an_entire_song(merged, model, tmp_path, strength):
                       RESIDUAL_AUDIO_PATH=tmp_path / "rest.wav")
     assert records["same_length"] and records["seconds"] == pytest.approx(sf.info(source).duration)
     noisy, out, rest = (read_audio(p)[0] for p in (source, target, tmp_path / "rest.wav"))
-    assert np.array_equal(noisy, out) if strength == 0 else np.abs(noisy - out - rest).max() < 2 / 32768
-    assert (records["removed_db"] > -60) == (strength == 1)
+    # What the untrained network removes may pass full scale, where samples are limited.
+    whole = (np.abs(out) < 0.999) & (np.abs(rest) < 0.999)
+    assert whole.mean() > 0.9 and np.abs(noisy - out - rest)[whole].max() < 2 / 32768
+    assert np.array_equal(noisy, out) == (strength == 0)
+    assert (records["removed_db"] is None) == (strength == 0)  # nothing removed: minus infinity
     assert target.with_suffix(".png").stat().st_size > 10000
