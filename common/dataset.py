@@ -1,11 +1,11 @@
 """Training batches: crops of pair files, or mixtures made on the fly from songs and noises.
 
-A source has one method, `batch(rng, batch_size, n_samples)`, which returns the noisy inputs and targets,
-each (batch_size, n_samples) float32 at SAMPLE_RATE, and the names of the files behind every row. All
-randomness comes from `rng`, so that step n of a run is the same batch after a restart.
+All randomness comes from the generator that is passed in, so that step n of a run is the same batch
+after a restart.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,19 +90,28 @@ def check_disjoint(**splits: Sequence[PairFile]) -> None:
                                     "--split from one source")
 
 
-class PairSource:
+class Source(ABC):
+    """Where training batches come from."""
+
+    def batch(self, rng: np.random.Generator, batch_size: int,
+              n_samples: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Inputs and targets, each (batch_size, n_samples) float32 at SAMPLE_RATE, and a name for every row."""
+        inputs, targets, names = zip(*(self.example(rng, n_samples) for _ in range(batch_size)), strict=True)
+        return np.stack(inputs), np.stack(targets), list(names)
+
+    @abstractmethod
+    def example(self, rng: np.random.Generator, n_samples: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """One row of a batch."""
+
+
+class PairSource(Source):
     """Random crops of pair files, one random channel each; reads only what it crops."""
 
     def __init__(self, pairs: Sequence[PairFile]):
         self.pairs = list(pairs)
 
-    def batch(self, rng: np.random.Generator, batch_size: int, n_samples: int):
-        """See the module's docstring."""
-        rows = [self._crop(rng, n_samples) for _ in range(batch_size)]
-        inputs, targets, names = zip(*rows, strict=True)
-        return np.stack(inputs), np.stack(targets), list(names)
-
-    def _crop(self, rng, n_samples):
+    def example(self, rng: np.random.Generator, n_samples: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """One row of a batch; silent crops are drawn again."""
         for _ in range(MAX_CROPS):
             pair = self.pairs[rng.integers(len(self.pairs))]
             position, channel = rng.random(2)
@@ -152,7 +161,7 @@ def pool_audio(files: Sequence[Path]) -> list[PooledClip]:
     return clips
 
 
-class MixtureSource:
+class MixtureSource(Source):
     """Noise2Noise pairs mixed on the fly: a crop of a song with two independent noises.
 
     Args: songs, and groups of noises with the share in which each is drawn; what is left to 1 is white
@@ -169,13 +178,8 @@ class MixtureSource:
         self.songs, self.noises = list(songs), [(share, list(clips)) for share, clips in noises]
         self.snr_db, self.noise_speed, self.clean_target = snr_db, noise_speed, clean_target
 
-    def batch(self, rng: np.random.Generator, batch_size: int, n_samples: int):
-        """See the module's docstring."""
-        rows = [self._mixture(rng, n_samples) for _ in range(batch_size)]
-        inputs, targets, names = zip(*rows, strict=True)
-        return np.stack(inputs), np.stack(targets), list(names)
-
-    def _mixture(self, rng, n_samples):
+    def example(self, rng: np.random.Generator, n_samples: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """One row of a batch: a loud enough crop of a song, mixed twice."""
         for _ in range(MAX_CROPS):
             clip = self.songs[rng.integers(len(self.songs))]
             song = _pool_crop(rng, clip, n_samples) * rng.choice([-1.0, 1.0]) / clip.rms

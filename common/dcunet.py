@@ -184,6 +184,7 @@ class DCUNet20(nn.Module):
         self.mask = ComplexConv2d(previous + channels[1], 1, DECODER[-1], transposed=True)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        """Spectrum planes to mask planes, both (batch, 2, bins, frames)."""
         bins, frames = planes.shape[-2:]
         # At the end only: a pad at the start would move the grid of the strides.
         x = F.pad(planes, (0, valid_length(frames, TIME) - frames, 0, valid_length(bins, FREQUENCY) - bins))

@@ -42,7 +42,7 @@ class Size:
     segments_per_pair: int = 2
 
 
-FULL = Size((24, 10), (4, 2), (12, 6), width=6, epochs=4, steps_per_epoch=45, n_train_segments=240)
+FULL = Size((24, 12), (4, 2), (12, 6), width=6, epochs=4, steps_per_epoch=50, n_train_segments=360)
 # Shows that every step runs and that something is learnt, no more.
 QUICK = Size((12, 4), (4, 2), (6, 4), width=6, epochs=3, steps_per_epoch=40, n_train_segments=40, segments_per_pair=1)
 

@@ -9,6 +9,10 @@ class UserError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self):
+        # IPython asks an exception for this in place of a traceback.
+        return [f"{type(self).__name__}: {self}"]
+
 
 class CallError(UserError):
     """A call whose arguments are wrong, found before any work was done (exit code 2)."""

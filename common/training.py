@@ -18,7 +18,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from common.checkpoints import load_safely, save_atomically, save_weights
-from common.dataset import PairFile, PairSource
+from common.dataset import PairFile, Source
 from common.dcunet import DCUNet20
 from common.denoising import denoise
 from common.errors import CallError, UserError
@@ -199,7 +199,7 @@ def _write_history(path, rows):
     os.replace(temporary, path)
 
 
-def train(settings: TrainSettings, source: PairSource, validation: Sequence[PairFile], folder: str | Path,
+def train(settings: TrainSettings, source: Source, validation: Sequence[PairFile], folder: str | Path,
           device: str = "cpu", info: dict | None = None, stft: STFT | None = None,
           checkpoint_seconds: float = 60.0) -> list[dict]:
     """Train, or go on where a run in `folder` stopped, and return the history (one row per epoch).

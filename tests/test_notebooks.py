@@ -97,3 +97,16 @@ def test_denoise_an_entire_song(merged, model, tmp_path, strength):
     assert np.array_equal(noisy, out) == (strength == 0)
     assert (records["removed_db"] is None) == (strength == 0)  # nothing removed: minus infinity
     assert target.with_suffix(".png").stat().st_size > 10000
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("notebook, parameters, message", [
+    ("NoiseRemover.ipynb", {"TRAIN": False, "MODEL_PATH": "none.pth"}, "none.pth does not exist"),
+    ("NoiseRemover.ipynb", {"TRAIN_DIR": "nowhere"}, "nowhere/input does not exist"),
+])
+def test_a_users_mistake_gets_one_sentence(tmp_path, notebook, parameters, message):
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        _run(notebook, tmp_path, **parameters)
+    cells = json.loads((tmp_path / "executed.ipynb").read_text())["cells"]
+    shown = [o["traceback"] for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
+    assert len(shown) == 1 and len(shown[0]) == 1 and shown[0][0].startswith("CallError: expected")
