@@ -68,7 +68,7 @@ class _Harmful:
 
 
 def test_loading_executes_nothing(tmp_path):
-    for name, save in (("zip.pth", torch.save), ("raw.pth", lambda o, p: p.write_bytes(pickle.dumps(o)))):
+    for name, save in (("zip.pth", torch.save), ("raw.pth", lambda o, p: p.write_bytes(pickle.dumps(o, 2)))):
         save({"state": _Harmful(str(tmp_path / "harm"))}, tmp_path / name)
         with pytest.raises(UserError, match="cannot be loaded"):
             load_weights(tmp_path / name)
