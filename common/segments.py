@@ -6,6 +6,8 @@ Both are measured here and traded off greedily.
 """
 
 import csv
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +102,14 @@ def save_segments(chosen: Sequence[Candidate], output_dir: str | Path) -> Path:
     File names carry the segment's number within its pair (S1N2G3); the manifest repeats the pair's row
     with the segment's start and score. Returns the folder. Raises CallError when it is not empty.
     """
-    folders = {side: Path(output_dir) / side for side in ("input", "target")}
-    for folder in folders.values():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise CallError(f"expected an empty folder, but {folder} holds files: choose another OUTPUT_DIR or "
-                            "remove it")
+    output_dir = Path(output_dir)
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise CallError(f"expected an empty folder, but {output_dir} holds files: choose another OUTPUT_DIR or "
+                        "remove it")
+    # Made beside its place and renamed at the end: a set that is there is whole.
+    partial = output_dir.with_name(f".{output_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    folders = {side: partial / side for side in ("input", "target")}
     by_pair = {}
     for candidate in sorted(chosen, key=lambda c: c.start):
         by_pair.setdefault(candidate.pair, []).append(candidate)
@@ -125,4 +130,7 @@ def save_segments(chosen: Sequence[Candidate], output_dir: str | Path) -> Path:
         writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return Path(output_dir)
+    if output_dir.is_dir():
+        output_dir.rmdir()
+    os.replace(partial, output_dir)
+    return output_dir

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common.audio import read_audio
-from common.dataset import PairFile, PairSource, find_pairs
+from common import segments
+from common.audio import read_audio, write_audio
+from common.dataset import PairFile, PairSource, find_pairs, pairs_in
 from common.errors import CallError, UserError
 from common.evaluation import SEGMENT_SAMPLES
 from common.merging import read_manifest
@@ -74,8 +75,26 @@ def test_segments_are_a_dataset_of_their_own(merged, tmp_path):
         save_segments(chosen, tmp_path / "segments")
 
 
+def test_an_interrupted_choice_leaves_no_half_set(merged, tmp_path, monkeypatch):
+    pairs = find_pairs(*merged("merger.py", "train", 2, 2)[:2])
+    chosen = choose(candidates(pairs), 3)
+    written = []
+
+    def breaking(*args):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(write_audio(*args))
+
+    monkeypatch.setattr(segments, "write_audio", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        save_segments(chosen, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    monkeypatch.undo()
+    assert len(pairs_in(save_segments(chosen, tmp_path / "set"))) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
 def test_songs_shorter_than_a_segment_are_an_error(merged, tmp_path, rng):
-    from common.audio import write_audio
     write_audio(tmp_path / "i/INPUT-S1N1-(a)-(b).wav", 0.1 * rng.standard_normal((1, 9000)), 44100)
     write_audio(tmp_path / "t/TARGET-S1N1-(a)-(b).wav", 0.1 * rng.standard_normal((1, 9000)), 44100)
     with pytest.raises(UserError, match=r"at least 3\.74 s"):
