@@ -97,7 +97,7 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
     Raises UserError when a step fails or the trained network does not improve the test songs.
     """
     if songs is None:
-        _step("demo corpus: 14 songs with stems, 100 noises")
+        _step("demo corpus: synthetic songs with stems, and noises of ten classes")
         songs, noises = make_corpus(out / "corpus")
     _step("pairs: every song with noises, twice in training, against the clean song in test")
     for split, folds in folds_by_split(noises).items():

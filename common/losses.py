@@ -1,9 +1,10 @@
 """Training losses that are consistent with noisy targets.
 
 Noise2Noise needs a loss whose minimum is the *mean* of the targets (Lehtinen et al. 2018, section 2):
-squared errors qualify, absolute errors, which find the median, do not. All losses here are squared
-errors; those in dB divide them by quantities that hardly depend on the network's output, so that over
-the tens of thousands of samples of a crop the minimum stays where it is.
+squared errors qualify, absolute errors, which find the median, do not. `sdr` and `spectrum_l2` are
+squared errors; the first weights each crop by its total error, which over tens of thousands of samples
+hardly moves the minimum. `weighted_sdr` is made of cosines: they point to the mean of the targets, and
+its level is tied only by the interplay of the two terms.
 
 Shapes: waveforms (batch, samples); the result is a scalar, lower is better.
 """

@@ -31,7 +31,7 @@ def test_length_and_channels_are_kept(model, rng, rate, channels, n):
 @pytest.mark.parametrize("n", [CORE + CONTEXT + d for d in (-1, 0, 1)] + [2 * CORE + CONTEXT + d for d in (-1, 0, 511)]
                          + [CORE, CORE + 1, 5 * CORE + 777])
 def test_chunks_equal_one_pass(model, rng, n, monkeypatch):
-    """S4 and S1 around every chunk boundary; and the test itself would notice a context that is too short."""
+    """S4 and S1 around every chunk boundary."""
     audio = (0.1 * rng.standard_normal((1, n)) * (1 + np.sin(np.arange(n) / 9000))).astype(np.float32)
     level = measure_level([audio])
     whole = chunk_noise(model, audio, level)
@@ -40,7 +40,7 @@ def test_chunks_equal_one_pass(model, rng, n, monkeypatch):
     seconds = CORE / 44100
     chunked = np.concatenate(list(noise_stream(model, [audio], level, seconds)), axis=1)
     assert chunked.shape == audio.shape
-    assert len(calls) == max(1, 1 + (n - CONTEXT) // CORE - (n - CONTEXT) % CORE // CORE) or n < CORE + CONTEXT
+    assert len(calls) == max(0, (n - CONTEXT) // CORE) + 1
     assert max(calls) <= 2 * CONTEXT + 2 * CORE
     assert _db(chunked - whole, whole) < -60
 
