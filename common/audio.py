@@ -43,7 +43,9 @@ def list_audio(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CallError(f"expected a folder of audio files, but {folder} does not exist: check the path")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    # Names that begin with a dot are not audio: unfinished output, or what macOS leaves in archives.
+    files = sorted(p for p in folder.rglob("*")
+                   if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".") and p.is_file())
     if not files:
         raise CallError(f"expected audio files ({', '.join(AUDIO_SUFFIXES)}) in {folder}, but there is none: "
                         "check the path")
@@ -215,8 +217,8 @@ class AudioWriter:
                              f"{error}: choose another format or folder") from error
 
     def write(self, audio: np.ndarray):
-        """Append a block of shape (channels, samples)."""
-        if self.bits:
+        """Append a block of shape (channels, samples): floats, or int16 for a 16-bit file, taken as they are."""
+        if self.bits and audio.dtype != np.int16:
             audio, limited = to_pcm(audio, self.bits)
             self.limited += limited
             if self.bits == 24:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from common.errors import CallError, UserError
-from common.merging import MergeSettings, build_dataset, choose_songs
+from common.merging import FORMATS, MergeSettings, build_dataset, choose_songs
 from common.noises import SPLITS, NoiseSource, clips_for_split
 
 
@@ -76,7 +76,12 @@ def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentPar
             "validation, 10 for test)")
     add("--snr-db", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of target SNRs in dB (default: by the "
         "song's dynamics, 2..27, 4..30 or 0..25)")
+    add("--clean-target", action="store_true", help="the same INPUT files with clean TARGETs in training too, to "
+        "compare Noise2Noise with Noise2Clean")
+    add("--format", choices=FORMATS, default="wav", help="16-bit files of this kind; flac is smaller and slower")
     add("--jobs", type=int, default=-1, help="worker processes, -1 for all cores")
+    add("--scheduler", metavar="ADDRESS", help="work on the Dask cluster with this scheduler, as tcp://host:8786; its "
+        "workers must see the same folders and be started in this repository")
     add("--strict", action="store_true", help="a song that cannot be used ends the run")
     return parser
 
@@ -106,10 +111,11 @@ def merge(merger: str, args: argparse.Namespace, source: Callable[[list], NoiseS
         merger=merger, split=args.split, path_songs=args.path_songs, path_noises=path_noises,
         iter_songs=args.iter_songs, iter_noise=args.iter_noise, seed=args.seed,
         folds=getattr(args, "folds", None), snr_db=args.snr_db, class_num=class_num,
-        use_cuda=_use_cuda(args.use_cuda))
+        use_cuda=_use_cuda(args.use_cuda), clean_target=args.clean_target, format=args.format)
     songs = choose_songs(settings)
     clips = clips_for_split(path_noises, args.split, settings.folds) if path_noises else []
-    rows = build_dataset(settings, source(clips), songs, args.input_dir, args.target_dir, args.jobs, args.strict)
+    rows = build_dataset(settings, source(clips), songs, args.input_dir, args.target_dir, args.jobs, args.strict,
+                         args.scheduler)
     n_songs = len({row["song"] for row in rows})
     logging.info("%d pairs of %d songs in %s and %s (skipped songs: %d)", len(rows), n_songs, args.input_dir,
                  args.target_dir, len(songs) - n_songs)

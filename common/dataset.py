@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from common.audio import AudioError, audio_name, list_audio, read_audio, resample
+from common.audio import AudioError, list_audio, read_audio, resample
 from common.errors import CallError, UserError
-from common.merging import read_manifest
-from common.mixing import SILENT_RMS
+from common.manifest import read_manifest
 from common.noises import parse_clip
+from common.signals import SILENT_RMS
+from common.songs import song_name
 
 SAMPLE_RATE = 44100
 _PAIR_FILE = re.compile(r"(INPUT|TARGET)-(S\d+N\d+(?:G\d+)?)-")
@@ -63,7 +64,7 @@ def find_pairs(input_dir: str | Path, target_dir: str | Path) -> list[PairFile]:
     pairs = []
     for pair_id, path in inputs.items():
         row = rows.get(pair_id, {})
-        song = audio_name(row["song"]) if row else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
+        song = song_name(row["song"]) if row else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
         recordings = {row.get("input_noise_recording"), row.get("target_noise_recording")} - {None, ""}
         pairs.append(PairFile(pair_id, path, targets[pair_id], song, row.get("input_noise_class", ""),
                               frozenset(recordings)))

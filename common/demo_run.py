@@ -19,7 +19,7 @@ from common.cli import run
 from common.demo import make_corpus
 from common.errors import CallError, UserError
 from common.evaluation import DENOISED, format_summary
-from common.merging import read_manifest
+from common.manifest import read_manifest
 from common.noises import scan_folds
 
 log = logging.getLogger(__name__)

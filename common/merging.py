@@ -1,16 +1,18 @@
 """Building a dataset of pairs: songs and a noise source in, INPUT and TARGET files and a manifest out.
 
-Every pair is decided by (seed, song, pair number) alone, so that worker processes, interruptions and
-reruns do not change a byte. Finished songs are noted in a journal; the manifest appears when all is done.
+Every pair is decided by (seed, song, pair number) alone, so that worker processes, machines, interruptions
+and reruns do not change a byte. What is finished is noted in a journal; the manifest appears when all is done.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,25 +23,38 @@ import soxr
 from tqdm import tqdm
 
 from common import mixing
-from common.audio import AudioError, audio_name, list_audio, read_audio, resample, to_pcm, write_audio
+from common.audio import AudioError
 from common.errors import CallError, UserError
-from common.noises import SPLITS, Noise, NoiseClip, NoiseSource, WhiteNoise
+from common.manifest import (
+    CLEAN,
+    COLUMNS,
+    DATASET,
+    JOURNAL,
+    MANIFEST,
+    SIDES,
+    read_dataset,
+    read_rows,
+    write_dataset,
+    write_rows,
+)
+from common.mixing import file_sha256
+from common.noises import Noise, NoiseSource, WhiteNoise
+from common.signals import RECORDINGS, GaussianNoise, LoopedNoise, SilentError, Song
+from common.songs import song_name, songs_for_split
 
 log = logging.getLogger(__name__)
 
-MANIFEST, DATASET, JOURNAL = "manifest.csv", "dataset.json", "journal.csv"
-NOISE_COLUMNS = ("noise", "noise_class", "noise_fold", "noise_recording", "noise_offset", "noise_loops",
-                 "white_seed", "snr_db", "realised_snr_db", "file", "sha256")
-COLUMNS = ("pair_id", "split", "song_number", "pair_number", "song", "song_sha256", "sample_rate", "channels",
-           "samples", "gain", *(f"input_{c}" for c in NOISE_COLUMNS), *(f"target_{c}" for c in NOISE_COLUMNS))
 # Draws after which a pair gives up on finding a noise that can be read and heard.
 MAX_DRAWS = 20
-CLEAN = "CLEAN"
+FORMATS = ("wav", "flac")
 
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """What decides the bytes of a dataset, besides the sources themselves. `snr_db` None: by dynamics."""
+    """What decides the bytes of a dataset, besides the sources themselves. `snr_db` None: by dynamics.
+
+    clean_target: the target of a training pair is the clean song; the input is the same as without it.
+    """
 
     merger: str
     split: str
@@ -52,40 +67,33 @@ class MergeSettings:
     snr_db: tuple[float, float] | None = None
     class_num: int | None = None
     use_cuda: bool = False
+    clean_target: bool = False
+    format: str = "wav"
+
+    def command(self) -> str:
+        """The call that makes this dataset, without the output folders and what does not change its bytes."""
+        flags = [f"{self.merger}.py"]
+        for name, value in asdict(self).items():
+            flag = "--iter-white-noise" if (name, self.path_noises) == ("iter_noise", None) else _flag(name)
+            if value is True:
+                flags += [flag]
+            elif name != "merger" and value not in (None, False):
+                text = value if name == "snr_db" else [",".join(map(str, value)) if name == "folds" else value]
+                flags += [flag, *map(str, text)]
+        return " ".join(flags)
 
 
-def songs_for_split(folder: str | Path, split: str) -> list[Path]:
-    """The songs that `split` may use.
+def _flag(name):
+    return "--" + name.replace("_", "-")
 
-    A folder with sub-folders train, validation or test (as MUSDB18's) is taken at its word, and so is a
-    folder that is itself named after the split. Any other folder is divided by song name, about 70 : 15 : 15,
-    so that no song is ever in two splits; files with one name (a song and its stem file) count as one song.
-    """
-    folder = Path(folder)
-    named = {s: folder / s for s in SPLITS if (folder / s).is_dir()}
-    if named:
-        if split not in named:
-            raise CallError(f"expected a folder {folder / split} beside {', '.join(map(str, named.values()))}, "
-                            f"but there is none: put the songs of split {split} there")
-        return list_audio(named[split])
-    songs = list_audio(folder)
-    own = folder.resolve().name
-    if own in SPLITS:
-        if own != split:
-            raise CallError(f"expected songs for split {split}, but {folder} is named after split {own}: give "
-                            "its parent folder or another one")
-        return songs
-    # Ranked by a hash, so that the division has nothing to do with the alphabet.
-    names = sorted({audio_name(p) for p in songs}, key=lambda n: hashlib.sha256(n.encode()).digest())
-    n_held_out = max(1, round(0.15 * len(names)))
-    part = {"test": names[:n_held_out], "validation": names[n_held_out : 2 * n_held_out],
-            "train": names[2 * n_held_out :]}[split]
-    if not part:
-        raise CallError(f"expected at least 3 songs in {folder} to divide into train, validation and test, got "
-                        f"{len(names)}: add songs, or sort them into sub-folders {', '.join(SPLITS)}")
-    log.info("%s has no sub-folders %s: divided by name, split %s gets %d of %d songs", folder,
-             "/".join(SPLITS), split, len(part), len(names))
-    return [p for p in songs if audio_name(p) in set(part)]
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs besides the song."""
+
+    settings: MergeSettings
+    source: NoiseSource
+    dirs: tuple[Path, Path]
 
 
 def choose_songs(settings: MergeSettings) -> list[Path]:
@@ -95,124 +103,89 @@ def choose_songs(settings: MergeSettings) -> list[Path]:
     return [songs[i] for i in order[: settings.iter_songs]]
 
 
-def file_sha256(path: str | Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _relative(path, root):
+    return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _realise(noise: Noise, rng, song, sample_rate):
-    """The noise as an array like `song`, and its manifest columns."""
-    channels, n_samples = song.shape
+def _realise(noise: Noise, rng, song: Song, settings):
+    """The noise as a signal of the song's shape, and its manifest columns."""
+    shape = song.channels, song.n_samples
     if isinstance(noise, WhiteNoise):
-        return mixing.white_noise(noise.seed, channels, n_samples), {"white_seed": noise.seed}
-    audio, rate = read_audio(noise.path)
-    audio = resample(audio, rate, sample_rate)
-    offset = int(rng.integers(audio.shape[-1]))
-    columns = {"noise_fold": noise.fold, "noise_recording": noise.recording, "noise_offset": offset,
-               "noise_loops": -(-(n_samples + offset) // audio.shape[-1])}
+        columns = {"noise": noise.name, "noise_class": noise.label, "white_seed": noise.seed}
+        return GaussianNoise(noise.seed, *shape, song.sample_rate), columns
+    recording = RECORDINGS.get(noise.path, song.sample_rate)
+    offset = int(rng.integers(recording.shape[-1]))
     try:
-        return mixing.fit_noise(audio, channels, n_samples, offset), columns
-    except mixing.SilentError as error:
-        raise mixing.SilentError(f"expected a noise with signal, but {noise.path} is silent: remove it") from error
+        signal = LoopedNoise(recording, *shape, offset, song.sample_rate)
+    except SilentError as error:
+        raise SilentError(f"expected a noise with signal, but {noise.path} is silent: remove it") from error
+    return signal, {"noise": _relative(noise.path, settings.path_noises), "noise_sha256": file_sha256(noise.path),
+                    "noise_class": noise.label, "noise_fold": noise.fold, "noise_recording": noise.recording,
+                    "noise_offset": offset, "noise_loops": signal.loops}
 
 
-def _draw_pair(source, rng, song, sample_rate, paired):
-    """Two noises (the second None unless `paired`) that could be read and are not silent."""
+def _draw_pair(source, rng, song, settings, noisy_target):
+    """(noise, signal, columns) of one member, or of two for a noisy target, that could be read and heard."""
     for _ in range(MAX_DRAWS):
         noises = [source.first(rng)]
-        if paired:
+        if noisy_target:
             noises.append(source.second(rng, noises[0]))
         try:
-            members = [(noise, *_realise(noise, rng, song, sample_rate)) for noise in noises]
-        except (AudioError, mixing.SilentError) as error:
+            return [(noise, *_realise(noise, rng, song, settings)) for noise in noises]
+        except (AudioError, SilentError) as error:
             log.warning("drawing other noises: %s", error)
-            continue
-        return members if paired else [*members, None]
     raise UserError(f"expected usable noises, but {MAX_DRAWS} draws in a row gave silent or unreadable files: "
                     "check --path-noises")
 
 
-def _member_columns(side, member, snr_db, realised, path):
-    if member is None:
-        columns = {"noise": CLEAN}
-    else:
-        noise, _, columns = member
-        path_text = str(noise.path) if isinstance(noise, NoiseClip) else noise.name
-        columns = {**columns, "noise": path_text, "noise_class": noise.label, "snr_db": snr_db,
-                   "realised_snr_db": realised}
-    columns = {**columns, "file": path.name, "sha256": file_sha256(path)}
-    return {f"{side}_{name}": value for name, value in columns.items()}
-
-
-def _make_pair(settings, source, song, rate, song_path, song_number, pair_number, dirs):
-    """Mix and write one pair; returns its manifest row without the song's own columns."""
-    name = audio_name(song_path)
+def _make_pair(job, song, song_number, pair_number):
+    """Mix and write one pair; returns the manifest columns of the pair and its members."""
+    settings, name = job.settings, song_name(song.path)
     name_key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     rng = np.random.default_rng([settings.seed, name_key, pair_number])
-    members = _draw_pair(source, rng, song, rate, settings.split == "train")
-    low, high = settings.snr_db or mixing.snr_range_db(song, rate)
-    snrs = [float(rng.uniform(low, high)), float(rng.uniform(low, high)) if members[1] else None]
-    (_, noise, _), second = members[0], members[1] and members[1][1]
-    pair = mixing.mix_pair(song, noise, snrs[0], second, snrs[1], settings.use_cuda)
-    row = {"gain": pair.gain}
-    scaled_song = song * pair.gain
-    for side, directory, audio, member, snr in zip(("input", "target"), dirs, (pair.input, pair.target), members,
-                                                   snrs, strict=True):
-        noise_name = member[0].name if member else CLEAN
-        path = directory / f"{side.upper()}-S{song_number}N{pair_number}-({noise_name})-({name}).wav"
-        write_audio(path, audio, rate, "PCM_16")
-        written = to_pcm(audio, 16)[0] / 32768
-        realised = mixing.snr_db(song, (written - scaled_song) / pair.gain) if member else None
-        row |= _member_columns(side, member, snr, realised, path)
+    drawn = _draw_pair(job.source, rng, song, settings, settings.split == "train")
+    low, high = settings.snr_db or mixing.snr_range_db(song.second_rms)
+    snrs = [float(rng.uniform(low, high)) for _ in drawn]
+    members = [mixing.at_snr(signal, song, snr) for (_, signal, _), snr in zip(drawn, snrs, strict=True)]
+    # With --clean-target too, the gain is that of the noisy pair: the same INPUT for both methods.
+    gain = mixing.pair_gain(song, [*members, None][:2], settings.use_cuda)
+    if settings.clean_target or len(members) == 1:
+        drawn, members = drawn[:1], [members[0], None]
+    names = [noise.name for noise, _, _ in drawn] + [CLEAN]
+    files = [f"{side.upper()}-S{song_number}N{pair_number}-({noise})-({name}).{settings.format}"
+             for side, noise in zip(SIDES, names, strict=False)]
+    paths = [d / f for d, f in zip(job.dirs, files, strict=True)]
+    realised = mixing.write_pair(song, members, gain, paths, settings.use_cuda)
+    row = {"pair_id": f"S{song_number}N{pair_number}", "pair_number": pair_number, "gain": gain}
+    for i, side in enumerate(SIDES):
+        columns = {"noise": CLEAN} if members[i] is None else drawn[i][2] | {
+            "snr_db": snrs[i], "scale": members[i].scale, "realised_snr_db": realised[i]}
+        columns |= {"file": files[i], "sha256": file_sha256(paths[i])}
+        row |= {f"{side}_{key}": value for key, value in columns.items()}
     return row
 
 
-def _make_song(settings, source, song_path, song_number, input_dir, target_dir):
-    """All pairs of one song; returns the manifest rows, or the sentence that says why there are none."""
+def _make_pairs(job, path, song_number, pair_numbers):
+    """Some pairs of one song; returns the manifest rows, or the sentence that says why there are none."""
     try:
-        song, rate = read_audio(song_path)
-        if mixing.power(song) < mixing.SILENT_RMS**2:
-            raise mixing.SilentError(f"expected a song with signal, but {song_path} is silent: remove it")
-    except (AudioError, mixing.SilentError) as error:
+        song = Song(path)
+    except (AudioError, SilentError) as error:
         return str(error)
-    shared = {"split": settings.split, "song_number": song_number, "song": str(song_path),
-              "song_sha256": file_sha256(song_path), "sample_rate": rate, "channels": song.shape[0],
-              "samples": song.shape[1]}
-    rows = []
-    for n in range(1, settings.iter_noise + 1):
-        row = _make_pair(settings, source, song, rate, song_path, song_number, n, (input_dir, target_dir))
-        rows.append({"pair_id": f"S{song_number}N{n}", "pair_number": n} | shared | row)
-    return rows
+    shared = {"split": job.settings.split, "song_number": song_number,
+              "song": _relative(path, job.settings.path_songs), "song_sha256": file_sha256(path),
+              "sample_rate": song.sample_rate, "channels": song.channels, "samples": song.n_samples,
+              "song_power": song.power}
+    return [shared | _make_pair(job, song, song_number, n) for n in pair_numbers]
 
 
-def _write_csv(path, rows):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _work(job, path, song_number, pair_numbers):
+    return song_number, _make_pairs(job, path, song_number, pair_numbers)
 
 
-def read_manifest(directory: str | Path) -> list[dict[str, str]]:
-    """The manifest rows of a dataset's input folder, all values as text; empty when there is none."""
-    path = Path(directory) / MANIFEST
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _journal_rows(path, dirs):
-    """Rows of whole songs from an interrupted run whose files are still there."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["target_sha256"]]  # a torn last line lacks it
-    return [row for row in rows if all((d / row[f"{s}_file"]).is_file()
-                                       for d, s in zip(dirs, ("input", "target"), strict=True))]
+def _whole_pairs(path, dirs):
+    """Rows of an interrupted run whose files are still there."""
+    rows = [row for row in read_rows(path) if len(row["target_sha256"] or "") == 64]  # not a torn last line
+    return [row for row in rows if all((d / row[f"{s}_file"]).is_file() for d, s in zip(dirs, SIDES, strict=True))]
 
 
 def _check_output(directory, prefix):
@@ -220,7 +193,7 @@ def _check_output(directory, prefix):
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(directory.iterdir()):
         if path.name.startswith(f".{prefix}-") and path.suffix == ".tmp":
-            path.unlink()
+            path.unlink(missing_ok=True)
         elif not (path.name.startswith(f"{prefix}-") or path.name in (MANIFEST, DATASET, JOURNAL)):
             raise CallError(f"expected an empty folder or an unfinished dataset of the same command, but "
                             f"{directory} holds {path.name}: choose another folder or move the file away")
@@ -228,14 +201,13 @@ def _check_output(directory, prefix):
 
 def _check_settings(settings, input_dir, target_dir):
     """Continue only a dataset of the same settings."""
-    path = input_dir / DATASET
-    if not path.is_file():
+    stored = read_dataset(input_dir).get("settings")
+    if stored is None:
         leftovers = [p for d in (input_dir, target_dir) for p in sorted(d.iterdir())]
         if leftovers:
             raise CallError(f"expected an empty folder or an unfinished dataset of the same command, but "
                             f"{leftovers[0]} belongs to no known dataset: choose another folder")
         return
-    stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
     current = json.loads(json.dumps(asdict(settings)))
     changed = [f"{k} was {stored.get(k)!r} and is {v!r}" for k, v in current.items() if stored.get(k) != v]
     if changed:
@@ -243,22 +215,50 @@ def _check_settings(settings, input_dir, target_dir):
                         "the same ones or other output folders")
 
 
-def _write_dataset(settings, input_dir, skipped):
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "soxr": soxr.__version__,
-                "soundfile": soundfile.__version__}
-    content = {"settings": asdict(settings), "versions": versions, "skipped_songs": skipped}
-    temporary = input_dir / f".INPUT-{DATASET}.tmp"
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, input_dir / DATASET)
+def _description(settings, skipped):
+    """The content of dataset.json."""
+    sources = {"songs": settings.path_songs, "noises": settings.path_noises}
+    return {"command": settings.command(), "settings": asdict(settings), "skipped_songs": skipped,
+            "sources": {k: str(Path(v).absolute()) if v else None for k, v in sources.items()},
+            "versions": {"python": platform.python_version(), "numpy": np.__version__, "soxr": soxr.__version__,
+                         "soundfile": soundfile.__version__}}
+
+
+@contextlib.contextmanager
+def _workers(jobs, scheduler) -> Iterator[joblib.Parallel]:
+    """Worker processes of this machine, or of the Dask cluster at `scheduler`; results come as they are done."""
+    if not scheduler:
+        yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        return
+    from distributed import Client  # takes a second, and only a cluster needs it
+
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise CallError(f"expected a Dask scheduler at {scheduler}, but there was no answer ({error}): start one with "
+                        "dask scheduler, or leave --scheduler out") from error
+    with client, joblib.parallel_config("dask", client=client, wait_for_workers_timeout=60):
+        yield joblib.Parallel(return_as="generator_unordered")
+
+
+def _tasks(songs, done, iter_noise, n_workers):
+    """(song number, song, pair numbers) that are still to do; a song is shared out when workers outnumber songs."""
+    todo = [(number, song, [n for n in range(1, iter_noise + 1) if (number, n) not in done])
+            for number, song in enumerate(songs, 1)]
+    todo = [task for task in todo if task[2]]
+    size = math.ceil(iter_noise / math.ceil(n_workers / max(1, len(todo))))
+    return [(number, song, pairs[i : i + size]) for number, song, pairs in todo for i in range(0, len(pairs), size)]
 
 
 def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[Path], input_dir: str | Path,
-                  target_dir: str | Path, jobs: int = -1, strict: bool = False) -> list[dict]:
+                  target_dir: str | Path, jobs: int = -1, strict: bool = False,
+                  scheduler: str | None = None) -> list[dict]:
     """Write the pairs of all `songs` and return the manifest rows.
 
-    `jobs` worker processes (-1: one per core) change the time and nothing else. Songs that cannot be read
-    or are silent are skipped with a warning and listed in dataset.json, or end the run when `strict`.
-    Raises CallError for unsuitable folders, UserError when no song could be used.
+    `jobs` worker processes (-1: one per core), or the workers of the Dask cluster at `scheduler`, change the time
+    and nothing else. Songs that cannot be read or are silent are skipped with a warning and listed in
+    dataset.json, or end the run when `strict`. Raises CallError for unsuitable folders, UserError when no song
+    could be used.
     """
     dirs = input_dir, target_dir = Path(input_dir), Path(target_dir)
     if input_dir.resolve() == target_dir.resolve():
@@ -266,39 +266,41 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     _check_output(input_dir, "INPUT")
     _check_output(target_dir, "TARGET")
     _check_settings(settings, input_dir, target_dir)
-    if (input_dir / MANIFEST).is_file():
-        rows = _journal_rows(input_dir / MANIFEST, dirs)
-    else:
-        rows = _journal_rows(input_dir / JOURNAL, dirs)
-        _write_dataset(settings, input_dir, [])
-    counts = {str(p): sum(row["song"] == str(p) for row in rows) for p in songs}
-    todo = [(n, p) for n, p in enumerate(songs, 1) if counts[str(p)] < settings.iter_noise]
-    rows = [row for row in rows if counts.get(row["song"]) == settings.iter_noise]
+    rows = _whole_pairs(input_dir / (MANIFEST if (input_dir / MANIFEST).is_file() else JOURNAL), dirs)
+    rows = [row for row in rows if row["song"] in {_relative(p, settings.path_songs) for p in songs}]
+    write_dataset(input_dir, _description(settings, {}))
+    write_rows(input_dir / JOURNAL, rows)
     skipped = {}
-    with open(input_dir / JOURNAL, "w", newline="", encoding="utf-8") as journal:
-        writer = csv.DictWriter(journal, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        work = (joblib.delayed(_make_song)(settings, source, p, n, input_dir, target_dir) for n, p in todo)
-        results = joblib.Parallel(n_jobs=jobs, return_as="generator")(work)
-        progress = tqdm(results, total=len(todo), desc=f"mixing {settings.split} songs", unit="song", disable=None)
-        for (_, path), result in zip(todo, progress, strict=True):
+    with _workers(jobs, scheduler) as parallel:
+        done = {(int(row["song_number"]), int(row["pair_number"])) for row in rows}
+        tasks = _tasks(songs, done, settings.iter_noise, joblib.effective_n_jobs(-1 if scheduler else jobs))
+        job = _Job(settings, source, tuple(d.absolute() for d in dirs))
+        results = parallel(joblib.delayed(_work)(job, song, number, pairs) for number, song, pairs in tasks)
+        for number, result in _journaled(results, input_dir / JOURNAL, tasks, settings.split):
             if isinstance(result, str):
                 if strict:
                     raise UserError(result)
-                skipped[str(path)] = result
-                log.warning("skipped: %s", result)
-                continue
-            rows += result
-            writer.writerows(result)
-            journal.flush()
+                skipped[_relative(songs[number - 1], settings.path_songs)] = result
+            else:
+                rows += result
     if not rows:
         raise UserError(f"expected at least one usable song in {settings.path_songs}, but all {len(songs)} were "
                         "skipped: see the warnings above")
     rows.sort(key=lambda row: (int(row["song_number"]), int(row["pair_number"])))
-    temporary = input_dir / f".INPUT-{MANIFEST}.tmp"
-    _write_csv(temporary, rows)
-    os.replace(temporary, input_dir / MANIFEST)
-    _write_dataset(settings, input_dir, skipped)
+    write_rows(input_dir / MANIFEST, rows)
+    write_dataset(input_dir, _description(settings, skipped))
     (input_dir / JOURNAL).unlink()
     return rows
+
+
+def _journaled(results, journal, tasks, split):
+    """Pass on what workers return, each noted at once: pairs in the journal, skipped songs as a warning."""
+    with open(journal, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        for number, result in tqdm(results, total=len(tasks), desc=f"mixing {split} songs", unit="song", disable=None):
+            if isinstance(result, str):
+                log.warning("skipped: %s", result)
+            else:
+                writer.writerows(result)
+                file.flush()
+            yield number, result

@@ -10,12 +10,15 @@ import pytest
 import soundfile as sf
 import torch
 
-from common import mixing
-from common.audio import audio_name, read_audio, resample, write_audio
+from common.audio import read_audio, resample, write_audio
 from common.dataset import check_disjoint, find_pairs
 from common.errors import UserError
-from common.merging import read_manifest, songs_for_split
+from common.manifest import read_dataset, read_manifest
+from common.signals import GaussianNoise
+from common.songs import song_name
+from tests.conftest import measured_snr_db
 
+SPLITS = ("train", "validation", "test")
 MERGERS = ("merger.py", "merger_class.py", "merger_white.py", "merger_mixed_white.py")
 
 
@@ -27,24 +30,27 @@ def _bytes(*folders):
     return {(f.name, p.name): hashlib.sha256(p.read_bytes()).hexdigest() for f in folders for p in f.iterdir()}
 
 
-def _noise(row, side, song):
-    """The unscaled noise of a manifest row, rebuilt from its source."""
+def _noise(row, side, song, noises):
+    """The zero-mean noise of a manifest row, made again the plain way."""
     channels, n = song.shape
     if row[f"{side}_white_seed"]:
-        return mixing.white_noise(int(row[f"{side}_white_seed"]), channels, n)
-    audio, rate = read_audio(row[f"{side}_noise"])
-    audio = resample(audio, rate, int(row["sample_rate"]))
-    return mixing.fit_noise(audio, channels, n, int(row[f"{side}_noise_offset"]))
+        signal = GaussianNoise(int(row[f"{side}_white_seed"]), channels, n, int(row["sample_rate"]))
+        return np.concatenate(list(signal.blocks()), axis=-1)
+    audio, rate = read_audio(noises / row[f"{side}_noise"])
+    audio = resample(audio, rate, int(row["sample_rate"])).mean(axis=0)
+    looped = audio[(int(row[f"{side}_noise_offset"]) + np.arange(n)) % len(audio)]
+    return np.tile(looped - looped.mean(), (channels, 1))
 
 
 @pytest.mark.parametrize("script", MERGERS)
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_pairs_hold_song_noise_and_gain_as_the_manifest_says(merged, script, split):
+@pytest.mark.parametrize("split", SPLITS)
+def test_pairs_hold_song_noise_and_gain_as_the_manifest_says(merged, corpus, script, split):
     """D2, D3: both members hold the same song at one gain, at the stated SNR, and nothing clips."""
     input_dir, target_dir, rows = merged(script, split, 2, 2, *_extra(script))
     assert len(rows) == 4
     for row in rows:
-        song, rate = read_audio(row["song"])
+        song, rate = read_audio(corpus[0] / row["song"])
+        assert float(row["song_power"]) == pytest.approx(np.square(song, dtype=float).mean())
         gain, members = float(row["gain"]), {}
         for side, folder in (("input", input_dir), ("target", target_dir)):
             samples, written_rate = sf.read(folder / row[f"{side}_file"], dtype="int16", always_2d=True)
@@ -58,12 +64,11 @@ def test_pairs_hold_song_noise_and_gain_as_the_manifest_says(merged, script, spl
             if row[f"{side}_noise"] == "CLEAN":
                 assert np.abs(rest).max() <= 0.51 / 32768 / gain
                 continue
-            snr = mixing.snr_db(song, rest)
+            snr = measured_snr_db(song, rest)
             assert snr == pytest.approx(float(row[f"{side}_snr_db"]), abs=0.05)
             assert snr == pytest.approx(float(row[f"{side}_realised_snr_db"]), abs=0.005)
-            noise = _noise(row, side, song)
-            ratio = 10 ** (float(row[f"{side}_snr_db"]) / 10)
-            scaled = noise * np.sqrt(mixing.power(song) / mixing.power(noise) / ratio)
+            scaled = _noise(row, side, song, corpus[1]) * float(row[f"{side}_scale"])
+            assert measured_snr_db(song, scaled) == pytest.approx(float(row[f"{side}_snr_db"]), abs=1e-3)
             assert np.abs(rest - scaled).max() <= 0.51 / 32768 / gain + 1e-6
 
 
@@ -75,7 +80,7 @@ def test_names_and_noises_of_training_pairs(merged, script):
         for side in ("input", "target"):
             name = re.fullmatch(r"(INPUT|TARGET)-S(\d+)N(\d+)-\((.+)\)-\((.+)\)\.wav", row[f"{side}_file"])
             assert name[1] == side.upper() and f"S{name[2]}N{name[3]}" == row["pair_id"]
-            assert name[5] == audio_name(row["song"]) and not name[5].endswith(".stem")
+            assert name[5] == song_name(row["song"]) and not name[5].endswith(".stem")
             assert name[4] == ("white" if row[f"{side}_white_seed"] else row[f"{side}_noise"].split("/")[-1][:-4])
         if row["input_noise_fold"] and row["target_noise_fold"]:
             assert row["input_noise_recording"] != row["target_noise_recording"]
@@ -88,31 +93,30 @@ def test_names_and_noises_of_training_pairs(merged, script):
             assert row["input_white_seed"] != row["target_white_seed"]
 
 
-def test_clean_targets_of_the_test_split_are_named_so(merged):
-    _, _, rows = merged("merger.py", "test", 2, 2)
+@pytest.mark.parametrize("script", MERGERS)
+@pytest.mark.parametrize("split, fold", [("validation", "9"), ("test", "10")])
+def test_clean_targets_are_named_so_and_folds_are_the_splits(merged, script, split, fold):
+    _, _, rows = merged(script, split, 2, 2, *_extra(script))
     assert all(re.fullmatch(r"TARGET-S\dN\d-\(CLEAN\)-\(.+\)\.wav", row["target_file"]) for row in rows)
-    assert {row["input_noise_fold"] for row in rows} == {"10"}
+    assert {row["input_noise_fold"] or row["input_noise"] for row in rows} <= {fold, "white"}
 
 
-def test_same_arguments_same_bytes_whatever_the_processes(corpus, call, tmp_path):
-    """D1: one process, two processes, and a run that was interrupted and repeated (D6)."""
-    runs = {}
-    for name, jobs in (("a", 1), ("b", 2), ("c", 2)):
-        out = tmp_path / name
-        command = ("merger_mixed_white.py", "--path-songs", corpus[0], "--path-noises", corpus[1], "--iter-songs", 3,
-                   "--iter-noise", 2, "--jobs", jobs, "--input-dir", out / "input", "--target-dir", out / "target")
-        call(*command)
-        if name == "c":  # as a kill would leave it: no manifest, a journal of one song, a half-written file
-            rows = (out / "input" / "manifest.csv").read_text().splitlines(keepends=True)
-            (out / "input" / "manifest.csv").unlink()
-            (out / "input" / "journal.csv").write_text("".join(rows[:3]) + rows[3][:40])
-            for path in (*(out / "input").glob("*-S3N*"), *(out / "target").glob("*-S3N2*")):
-                path.unlink()
-            (out / "input" / ".INPUT-S3N1.wav.123.tmp").write_bytes(b"half")
-            call(*command)
-        runs[name] = _bytes(out / "input", out / "target")
-    assert len(runs["a"]) == 3 * 2 * 2 + 2
-    assert runs["a"] == runs["b"] == runs["c"]
+@pytest.mark.parametrize("script", MERGERS)
+@pytest.mark.parametrize("split", SPLITS)
+def test_same_arguments_same_bytes_whatever_the_processes(merged, corpus, call, tmp_path, script, split):
+    """D1."""
+    input_dir, target_dir, _ = merged(script, split, 2, 2, *_extra(script))
+    white = script == "merger_white.py"
+    call(script, "--path-songs", corpus[0], *([] if white else ["--path-noises", corpus[1]]), "--iter-songs", 2,
+         "--iter-white-noise" if white else "--iter-noise", 2, "--split", split, *_extra(script), "--jobs", 1,
+         "--input-dir", tmp_path / "input", "--target-dir", tmp_path / "target")
+    made = _bytes(tmp_path / "input", tmp_path / "target")
+    assert len(made) == 2 * 2 * 2 + 2 and made == _bytes(input_dir, target_dir)
+
+
+def test_a_song_is_shared_out_when_workers_outnumber_songs(merged):
+    one, shared = (merged("merger_mixed_white.py", "train", 1, 5, "--jobs", jobs) for jobs in ("1", "4"))
+    assert len(one[2]) == 5 and _bytes(*one[:2]) == _bytes(*shared[:2])
 
 
 def test_another_seed_gives_other_pairs(merged):
@@ -121,33 +125,59 @@ def test_another_seed_gives_other_pairs(merged):
     assert not {row["input_sha256"] for row in rows} & {row["input_sha256"] for row in others}
 
 
-def test_splits_share_no_song_and_no_recording(merged, corpus):
-    """D5, over everything that three splits can draw and over what they drew."""
-    pairs = {split: find_pairs(*merged("merger.py", split, 2, 2)[:2]) for split in ("train", "validation", "test")}
+@pytest.mark.parametrize("script", MERGERS)
+def test_splits_share_no_song_and_no_recording(merged, script):
+    """D5, over what they drew."""
+    pairs = {split: find_pairs(*merged(script, split, 2, 2, *_extra(script))[:2]) for split in SPLITS}
     check_disjoint(**pairs)
     with pytest.raises(UserError, match="share"):
         check_disjoint(train=pairs["train"], test=pairs["train"])
 
 
-def test_a_plain_folder_of_songs_is_divided_by_name(tmp_path):
-    for n in range(20):
-        (tmp_path / f"song {n}.wav").touch()
-    (tmp_path / "song 3.stem.mp4").touch()
-    parts = {s: songs_for_split(tmp_path, s) for s in ("train", "validation", "test")}
-    assert {s: len({audio_name(p) for p in part}) for s, part in parts.items()} == {
-        "train": 14, "validation": 3, "test": 3}
-    assert sum(len(part) for part in parts.values()) == 21
-    names = [{audio_name(p) for p in part} for part in parts.values()]
-    assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
-
-
 @pytest.mark.parametrize("n_songs, n_noises, expected", [(1, 3, (1, 3)), (100, 1, (8, 1)), (3, 2, (3, 2))])
-def test_iteration_counts_are_upper_bounds(merged, n_songs, n_noises, expected):
+@pytest.mark.parametrize("script", MERGERS)
+def test_iteration_counts_are_upper_bounds(merged, script, n_songs, n_noises, expected):
     """D7: the corpus has 8 training songs."""
-    _, _, rows = merged("merger_white.py", "train", n_songs, n_noises)
+    _, _, rows = merged(script, "train", n_songs, n_noises, *_extra(script))
     songs = [row["song"] for row in rows]
     assert (len(set(songs)), len(songs) // len(set(songs))) == expected
     assert len(songs) == expected[0] * expected[1]
+
+
+@pytest.mark.parametrize("script", MERGERS)
+def test_clean_targets_for_training_have_the_same_inputs(merged, corpus, script):
+    """Noise2Clean on the inputs of Noise2Noise."""
+    noisy, clean = (merged(script, "train", 2, 2, *_extra(script), *extra) for extra in ((), ("--clean-target",)))
+    inputs = [{p.name: p.read_bytes() for p in d.glob("INPUT-*")} for d, _, _ in (noisy, clean)]
+    assert len(inputs[0]) == 4 and inputs[0] == inputs[1]
+    for before, row in zip(noisy[2], clean[2], strict=True):
+        assert {k: v for k, v in row.items() if not k.startswith("target")} == {
+            k: v for k, v in before.items() if not k.startswith("target")}
+        song, target = read_audio(corpus[0] / row["song"])[0], read_audio(clean[1] / row["target_file"])[0]
+        assert row["target_noise"] == "CLEAN" and "-(CLEAN)-" in row["target_file"]
+        assert np.abs(target - song * float(row["gain"])).max() <= 0.51 / 32768
+
+
+def test_flac_holds_the_same_samples_in_less_space(merged):
+    wav, flac = (merged("merger.py", "train", 2, 2, *extra) for extra in ((), ("--format", "flac")))
+    for a, b in zip(wav[2], flac[2], strict=True):
+        assert b["input_file"] == a["input_file"].replace(".wav", ".flac")
+        assert np.array_equal(*(sf.read(d / row["input_file"], dtype="int16")[0]
+                                for d, row in ((wav[0], a), (flac[0], b))))
+    sizes = [sum(p.stat().st_size for d in made[:2] for p in d.glob("*-S*")) for made in (wav, flac)]
+    assert sizes[1] < 0.9 * sizes[0]
+    assert len(find_pairs(*flac[:2])) == 4
+
+
+def test_dataset_json_holds_the_command_that_makes_the_set_again(merged, call, tmp_path):
+    input_dir, target_dir, _ = merged("merger_class.py", "train", 2, 2, "--class-num", "4", "--snr-db", "7", "8",
+                                      "--folds", "1,2,3")
+    description = read_dataset(input_dir)
+    assert set(description) == {"command", "settings", "sources", "versions", "skipped_songs"}
+    call(*description["command"].split(), "--input-dir", tmp_path / "input", "--target-dir", tmp_path / "target")
+    assert _bytes(tmp_path / "input", tmp_path / "target") == _bytes(input_dir, target_dir)
+    white = read_dataset(merged("merger_white.py", "test", 2, 2)[0])
+    assert "--iter-white-noise 2" in white["command"] and white["sources"]["noises"] is None
 
 
 def test_the_snr_range_can_be_given(merged):
@@ -164,7 +194,7 @@ def test_any_rate_and_channel_count_is_kept(corpus, call, tmp_path, rng):
         write_audio(songs / name, audio, rate, subtype)
     call("merger.py", "--path-songs", songs.parent, "--path-noises", corpus[1], "--iter-noise", 1,
          "--input-dir", tmp_path / "i", "--target-dir", tmp_path / "t")
-    got = {audio_name(r["song"]): (int(r["sample_rate"]), int(r["channels"])) for r in read_manifest(tmp_path / "i")}
+    got = {song_name(r["song"]): (int(r["sample_rate"]), int(r["channels"])) for r in read_manifest(tmp_path / "i")}
     assert got == {"mono": (8000, 1), "six": (22050, 6), "high": (96000, 2), "song": (48000, 2)}
 
 

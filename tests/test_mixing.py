@@ -1,81 +1,97 @@
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 import torchaudio
 
 from common import mixing
+from common.audio import write_audio
+from common.signals import LoopedNoise, Song
+from tests.conftest import measured_snr_db
 
 
-def _song(levels, rate=1000):
-    """One second of square wave per level."""
-    return np.concatenate([np.full(rate, level) * np.tile([1, -1], rate // 2) for level in levels])[None].astype(
-        np.float32)
-
-
-@pytest.mark.parametrize("levels, expected", [
+@pytest.mark.parametrize("rms, expected", [
     ((0.5, 0.4, 0.3), (0.0, 25.0)), ((0.5, 0.1, 0.3), (2.0, 27.0)), ((0.5, 0.01, 0.3), (4.0, 30.0)),
     ((0.5, 0.0, 0.4), (0.0, 25.0)),  # a silent second is no dynamics
 ])
-def test_the_snr_range_follows_the_dynamics(levels, expected):
-    assert mixing.snr_range_db(_song(levels), 1000) == expected
+def test_the_snr_range_follows_the_dynamics(rms, expected):
+    assert mixing.snr_range_db(np.array(rms)) == expected
 
 
 def test_dynamics_is_a_ratio_of_rms():
-    assert mixing.dynamics(_song((0.5, 0.1)), 1000) == pytest.approx(5, rel=1e-5)
+    assert mixing.dynamics(np.array([0.5, 0.1])) == pytest.approx(5)
+    assert mixing.dynamics(np.zeros(3)) == 1
+
+
+@pytest.fixture
+def song(tmp_path):
+    """Make a Song of (channels, samples) at 8 kHz."""
+    def _song(audio):
+        write_audio(tmp_path / "song.wav", audio.astype(np.float32), 8000, "FLOAT")
+        return Song(tmp_path / "song.wav")
+    return _song
+
+
+def _noise(audio, song):
+    return LoopedNoise(audio, song.channels, song.n_samples, 0, song.sample_rate)
+
+
+def _mixed(song, member):
+    return np.concatenate([mixed for _, mixed in mixing.mixture(song, member)], axis=-1)
 
 
 @pytest.mark.parametrize("snr", [-3.0, 0.0, 12.5, 30.0])
-def test_the_mixture_has_its_snr_and_agrees_with_torchaudio(rng, snr):
-    song, noise = (rng.standard_normal((2, 30000)).astype(np.float32) * s for s in (0.02, 0.3))
-    pair = mixing.mix_pair(song, noise, snr)
-    assert pair.gain == 1 and np.array_equal(pair.target, song)
-    assert mixing.snr_db(song, pair.input - song) == pytest.approx(snr, abs=0.01)
+def test_the_mixture_has_its_snr_and_agrees_with_torchaudio(rng, song, snr):
+    clean, noise = (rng.standard_normal((2, 30000)).astype(np.float32) * s for s in (0.02, 0.3))
+    noise -= noise.mean(axis=1, keepdims=True)
+    music = song(clean)
+    mixed = _mixed(music, mixing.at_snr(_noise(noise, music), music, snr))
+    assert measured_snr_db(clean, mixed - clean) == pytest.approx(snr, abs=0.001)
     # torchaudio sets the SNR of each channel; over one channel the laws are the same.
-    one = mixing.mix_pair(song[:1], noise[:1], snr).input
-    second_opinion = torchaudio.functional.add_noise(torch.from_numpy(song[:1]), torch.from_numpy(noise[:1]),
+    mono = song(clean[:1])
+    one = _mixed(mono, mixing.at_snr(_noise(noise[:1], mono), mono, snr))
+    second_opinion = torchaudio.functional.add_noise(torch.from_numpy(clean[:1]), torch.from_numpy(noise[:1]),
                                                      torch.tensor([snr])).numpy()
     np.testing.assert_allclose(one, second_opinion, atol=1e-6)
 
 
-def test_loud_pairs_share_one_gain_and_do_not_clip(rng):
-    song, n1, n2 = (rng.uniform(-0.9, 0.9, (1, 20000)).astype(np.float32) for _ in range(3))
-    pair = mixing.mix_pair(song, n1, 0.0, n2, 5.0)
-    assert pair.gain < 1
-    assert max(np.abs(pair.input).max(), np.abs(pair.target).max()) == pytest.approx(mixing.PEAK, abs=1e-4)
-    for member, noise, snr in ((pair.input, n1, 0.0), (pair.target, n2, 5.0)):
-        rest = member / pair.gain - song
-        assert mixing.snr_db(song, rest) == pytest.approx(snr, abs=0.01)
-        assert np.corrcoef(rest[0], noise[0])[0, 1] > 0.9999
+@pytest.mark.parametrize("level, n_noises", [(0.9, 2), (0.9, 1), (0.01, 2)])
+def test_a_pair_shares_one_gain_and_does_not_clip(rng, song, tmp_path, level, n_noises):
+    clean = rng.uniform(-level, level, (2, 20000))
+    music = song(clean)
+    members = [mixing.at_snr(_noise(rng.uniform(-1, 1, (2, 3000)).astype(np.float32), music), music, snr)
+               for snr in (0.0, 5.0)][:n_noises]
+    members = [*members, None][:2]
+    gain = mixing.pair_gain(music, members)
+    peak = max(np.abs(_mixed(music, member)).max() for member in members)
+    assert gain == (1 if peak <= mixing.PEAK else pytest.approx(mixing.PEAK / peak, rel=1e-6))
+    assert (gain < 1) == (level == 0.9)
+    paths = [tmp_path / "i.wav", tmp_path / "t.flac"]
+    realised = mixing.write_pair(music, members, gain, paths)
+    for path, member, snr in zip(paths, members, realised, strict=True):
+        samples = sf.read(path, dtype="int16", always_2d=True)[0].T
+        np.testing.assert_allclose(samples / 32768, gain * _mixed(music, member), atol=0.501 / 32768)
+        assert np.abs(samples.astype(int)).max() <= round(mixing.PEAK * 32768)
+        if member is None:
+            assert snr is None
+        else:
+            assert snr == pytest.approx(measured_snr_db(clean, samples / 32768 / gain - clean), abs=1e-3)
 
 
-@pytest.mark.parametrize("n, offset", [(5, 0), (300, 7), (1000, 99), (2501, 50)])
-def test_noise_is_looped_from_its_offset_with_zero_mean(rng, n, offset):
-    noise = rng.standard_normal((1, 100)).astype(np.float32) + 3
-    fitted = mixing.fit_noise(noise, 2, n, offset)
-    assert fitted.shape == (2, n) and np.array_equal(fitted[0], fitted[1])
-    assert abs(fitted.mean()) < 1e-5
-    expected = noise[0, (offset + np.arange(n)) % 100]
-    np.testing.assert_allclose(fitted[0], expected - expected.mean(), atol=1e-5)
+def test_a_pair_is_written_whole_or_not_at_all(rng, song, tmp_path, monkeypatch):
+    music = song(0.1 * rng.standard_normal((1, 20000)))
+    noise = _noise(rng.standard_normal((1, 900)).astype(np.float32), music)
+    paths, made = [tmp_path / "out" / "i.wav", tmp_path / "out" / "t.wav"], []
+    replace = mixing.AudioWriter.__exit__
 
+    def counting(self, *error):
+        made.append(sorted(p.name for p in self.path.parent.iterdir() if not p.name.startswith(".")))
+        return replace(self, *error)
 
-def test_channels_are_brought_to_the_song():
-    stereo = np.stack([np.sin(np.arange(1000.0)), np.cos(np.arange(1000.0))]).astype(np.float32)
-    assert np.array_equal(mixing.fit_noise(stereo, 2, 1000, 0).shape, (2, 1000))
-    mono = mixing.fit_noise(stereo, 1, 1000, 0)
-    np.testing.assert_allclose(mono, stereo.mean(0, keepdims=True) - stereo.mean(), atol=1e-5)
-
-
-def test_white_noise_is_white_and_decided_by_its_seed():
-    a, b = mixing.white_noise(1, 2, 50000), mixing.white_noise(2, 2, 50000)
-    assert np.array_equal(a, mixing.white_noise(1, 2, 50000))
-    assert a.std() == pytest.approx(1, rel=0.02)
-    assert abs(np.corrcoef(a[0], a[1])[0, 1]) < 0.02 and abs(np.corrcoef(a[0], b[0])[0, 1]) < 0.02
-    spectrum = np.abs(np.fft.rfft(a[0])) ** 2
-    assert spectrum[:12500].mean() == pytest.approx(spectrum[12500:].mean(), rel=0.05)
-
-
-def test_silence_has_no_snr():
-    with pytest.raises(mixing.SilentError, match="silent"):
-        mixing.mix_pair(np.zeros((1, 100), np.float32), np.ones((1, 100), np.float32), 5)
-    with pytest.raises(mixing.SilentError, match="silent"):
-        mixing.fit_noise(np.ones((1, 100), np.float32), 1, 50, 0)
+    monkeypatch.setattr(mixing.AudioWriter, "__exit__", counting)
+    mixing.write_pair(music, [mixing.at_snr(noise, music, 3.0), None], 1.0, paths)
+    assert made == [[], ["t.wav"]]  # the INPUT appears last, when its TARGET is there
+    monkeypatch.setattr(np, "rint", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mixing.write_pair(music, [None, None], 1.0, [tmp_path / "bad" / "i.wav", tmp_path / "bad" / "t.wav"])
+    assert not list((tmp_path / "bad").iterdir())

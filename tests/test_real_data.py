@@ -9,7 +9,7 @@ import pytest
 from common import mixing
 from common.audio import list_audio, read_audio
 from common.denoising import denoise_file
-from common.merging import read_manifest
+from common.manifest import read_manifest
 
 REAL_DATA = Path(os.environ.get("REAL_DATA", ""))
 pytestmark = [pytest.mark.real_data,

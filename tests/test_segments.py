@@ -9,7 +9,7 @@ from common.audio import read_audio, write_audio
 from common.dataset import PairFile, PairSource, find_pairs, pairs_in
 from common.errors import CallError, UserError
 from common.evaluation import SEGMENT_SAMPLES
-from common.merging import read_manifest
+from common.manifest import read_manifest
 from common.segments import Candidate, candidates, choose, decorrelation, evenly, save_segments, spectral_profile
 
 PAIR = PairFile("S1N1", Path("i"), Path("t"), "song", "white", frozenset())
