@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -81,7 +82,7 @@ def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentPar
     add("--format", choices=FORMATS, default="wav", help="16-bit files of this kind; flac is smaller and slower")
     add("--jobs", type=int, default=-1, help="worker processes, -1 for all cores")
     add("--scheduler", metavar="ADDRESS", help="work on the Dask cluster with this scheduler, as tcp://host:8786; its "
-        "workers must see the same folders and be started in this repository")
+        "workers must see the same folders under the same names")
     add("--strict", action="store_true", help="a song that cannot be used ends the run")
     return parser
 
@@ -106,9 +107,11 @@ def merge(merger: str, args: argparse.Namespace, source: Callable[[list], NoiseS
         raise CallError(f"expected --snr-db LOW HIGH with LOW <= HIGH, got {low} {high}: swap them")
     if args.seed < 0 or args.jobs == 0:
         raise CallError(f"expected --seed >= 0 and --jobs other than 0, got {args.seed} and {args.jobs}")
-    path_noises = getattr(args, "path_noises", None)
+    # Absolute: a cluster's workers run elsewhere, and dataset.json is read elsewhere.
+    path_songs, path_noises = (path and os.path.abspath(path) for path in (
+        args.path_songs, getattr(args, "path_noises", None)))
     settings = MergeSettings(
-        merger=merger, split=args.split, path_songs=args.path_songs, path_noises=path_noises,
+        merger=merger, split=args.split, path_songs=path_songs, path_noises=path_noises,
         iter_songs=args.iter_songs, iter_noise=args.iter_noise, seed=args.seed,
         folds=getattr(args, "folds", None), snr_db=args.snr_db, class_num=class_num,
         use_cuda=_use_cuda(args.use_cuda), clean_target=args.clean_target, format=args.format)

@@ -4,7 +4,6 @@ Every pair is decided by (seed, song, pair number) alone, so that worker process
 and reruns do not change a byte. What is finished is noted in a journal; the manifest appears when all is done.
 """
 
-import contextlib
 import csv
 import hashlib
 import json
@@ -12,7 +11,7 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,6 +40,7 @@ from common.mixing import file_sha256
 from common.noises import Noise, NoiseSource, WhiteNoise
 from common.signals import RECORDINGS, GaussianNoise, LoopedNoise, SilentError, Song
 from common.songs import song_name, songs_for_split
+from common.workers import pool, uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,12 @@ def _flag(name):
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs besides the song."""
+    """What a worker needs besides the song. `parent`: the process that a worker must not outlive."""
 
     settings: MergeSettings
     source: NoiseSource
     dirs: tuple[Path, Path]
+    parent: int | None
 
 
 def choose_songs(settings: MergeSettings) -> list[Path]:
@@ -175,7 +176,11 @@ def _make_pairs(job, path, song_number, pair_numbers):
               "song": _relative(path, job.settings.path_songs), "song_sha256": file_sha256(path),
               "sample_rate": song.sample_rate, "channels": song.channels, "samples": song.n_samples,
               "song_power": song.power}
-    return [shared | _make_pair(job, song, song_number, n) for n in pair_numbers]
+    rows = []
+    for n in pair_numbers:
+        with uninterrupted(job.parent):
+            rows.append(shared | _make_pair(job, song, song_number, n))
+    return rows
 
 
 def _work(job, path, song_number, pair_numbers):
@@ -188,7 +193,7 @@ def _whole_pairs(path, dirs):
     return [row for row in rows if all((d / row[f"{s}_file"]).is_file() for d, s in zip(dirs, SIDES, strict=True))]
 
 
-def _check_output(directory, prefix):
+def check_output(directory, prefix):
     """Refuse a folder that holds anything but this tool's own files; remove what a killed run left."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(directory.iterdir()):
@@ -217,28 +222,10 @@ def _check_settings(settings, input_dir, target_dir):
 
 def _description(settings, skipped):
     """The content of dataset.json."""
-    sources = {"songs": settings.path_songs, "noises": settings.path_noises}
     return {"command": settings.command(), "settings": asdict(settings), "skipped_songs": skipped,
-            "sources": {k: str(Path(v).absolute()) if v else None for k, v in sources.items()},
+            "sources": {"songs": settings.path_songs, "noises": settings.path_noises},
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "soxr": soxr.__version__,
                          "soundfile": soundfile.__version__}}
-
-
-@contextlib.contextmanager
-def _workers(jobs, scheduler) -> Iterator[joblib.Parallel]:
-    """Worker processes of this machine, or of the Dask cluster at `scheduler`; results come as they are done."""
-    if not scheduler:
-        yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-        return
-    from distributed import Client  # takes a second, and only a cluster needs it
-
-    try:
-        client = Client(scheduler, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise CallError(f"expected a Dask scheduler at {scheduler}, but there was no answer ({error}): start one with "
-                        "dask scheduler, or leave --scheduler out") from error
-    with client, joblib.parallel_config("dask", client=client, wait_for_workers_timeout=60):
-        yield joblib.Parallel(return_as="generator_unordered")
 
 
 def _tasks(songs, done, iter_noise, n_workers):
@@ -263,18 +250,18 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     dirs = input_dir, target_dir = Path(input_dir), Path(target_dir)
     if input_dir.resolve() == target_dir.resolve():
         raise CallError(f"expected two output folders, but --input-dir and --target-dir are both {input_dir}")
-    _check_output(input_dir, "INPUT")
-    _check_output(target_dir, "TARGET")
+    for directory, side in zip(dirs, SIDES, strict=True):
+        check_output(directory, side.upper())
     _check_settings(settings, input_dir, target_dir)
     rows = _whole_pairs(input_dir / (MANIFEST if (input_dir / MANIFEST).is_file() else JOURNAL), dirs)
     rows = [row for row in rows if row["song"] in {_relative(p, settings.path_songs) for p in songs}]
     write_dataset(input_dir, _description(settings, {}))
     write_rows(input_dir / JOURNAL, rows)
     skipped = {}
-    with _workers(jobs, scheduler) as parallel:
+    with pool(jobs, scheduler) as (parallel, n_workers):
         done = {(int(row["song_number"]), int(row["pair_number"])) for row in rows}
-        tasks = _tasks(songs, done, settings.iter_noise, joblib.effective_n_jobs(-1 if scheduler else jobs))
-        job = _Job(settings, source, tuple(d.absolute() for d in dirs))
+        tasks = _tasks(songs, done, settings.iter_noise, n_workers)
+        job = _Job(settings, source, tuple(d.absolute() for d in dirs), None if scheduler else os.getpid())
         results = parallel(joblib.delayed(_work)(job, song, number, pairs) for number, song, pairs in tasks)
         for number, result in _journaled(results, input_dir / JOURNAL, tasks, settings.split):
             if isinstance(result, str):
@@ -286,6 +273,8 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     if not rows:
         raise UserError(f"expected at least one usable song in {settings.path_songs}, but all {len(songs)} were "
                         "skipped: see the warnings above")
+    for directory, side in zip(dirs, SIDES, strict=True):
+        check_output(directory, side.upper())  # a cluster's worker may have died, and another done its work
     rows.sort(key=lambda row: (int(row["song_number"]), int(row["pair_number"])))
     write_rows(input_dir / MANIFEST, rows)
     write_dataset(input_dir, _description(settings, skipped))

@@ -29,7 +29,7 @@ class SilentError(UserError):
 
 
 class Spool:
-    """An append-only list of float32 blocks, in memory up to `max_bytes`, on disk beyond. Iterate as often as needed."""
+    """A list of float32 blocks to append to and to iterate over, in memory up to `max_bytes`, on disk beyond."""
 
     def __init__(self, max_bytes: int = SPOOL_BYTES):
         self._held, self._free, self._file, self._shapes = [], max_bytes, None, []
@@ -41,7 +41,7 @@ class Spool:
             self._free -= block.nbytes
             return
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="song-denoiser-")
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the spool
         self._file.write(np.ascontiguousarray(block, np.float32).data)
         self._shapes.append(block.shape)
 

@@ -1,0 +1,90 @@
+"""Worker processes: those of this machine, or those of a Dask cluster."""
+
+import contextlib
+import os
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+
+import joblib
+
+from common.errors import CallError, UserError
+
+WORKER_TIMEOUT_SECONDS = 60
+# Held while a worker does what must not be left half done.
+_whole = threading.Lock()
+_watched = set()
+
+
+@contextlib.contextmanager
+def pool(jobs: int = -1, scheduler: str | None = None) -> Iterator[tuple[joblib.Parallel, int]]:
+    """A joblib.Parallel that yields results as they are done, and its number of workers.
+
+    `jobs`: processes on this machine, -1 for all cores; `scheduler`: address of a Dask scheduler whose workers are
+    used instead. Raises CallError when none answers there, UserError when a worker dies for good.
+    """
+    if not scheduler:
+        try:
+            yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered"), joblib.effective_n_jobs(jobs)
+        except BrokenExecutor as error:
+            raise UserError("expected every worker process to live, but one was killed, perhaps for want of memory: "
+                            "run the same command again, with fewer --jobs") from error
+        return
+    from distributed import Client, KilledWorker  # takes a second, and only a cluster needs it
+
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise CallError(f"expected a Dask scheduler at {scheduler}, but there was no answer ({error}): start one with "
+                        "dask scheduler, or leave --scheduler out") from error
+    with client:
+        _ship_code(client)
+        try:
+            with joblib.parallel_config("dask", client=client):
+                yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered"), joblib.effective_n_jobs(-1)
+        except KilledWorker as error:
+            raise UserError(f"expected the cluster's workers to live, but {error}: run the same command "
+                            "again") from error
+
+
+def _ship_code(client):
+    """Give this package to the scheduler and its workers, which need its dependencies but not the repository."""
+    package = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(Path(folder) / f"{package.name}.zip", "w") as archive:
+            for path in package.glob("*.py"):
+                archive.write(path, f"{package.name}/{path.name}")
+        client.upload_file(archive.filename)
+    try:
+        client.submit(os.getpid, pure=False).result(timeout=WORKER_TIMEOUT_SECONDS)
+    except TimeoutError as error:
+        raise CallError(f"expected the Dask scheduler to have workers, but none answered in {WORKER_TIMEOUT_SECONDS} "
+                        "s: start some with dask worker") from error
+
+
+@contextlib.contextmanager
+def uninterrupted(parent: int | None) -> Iterator[None]:
+    """Do something whole in a worker of process `parent`, and end this worker after it when `parent` is gone.
+
+    joblib's workers outlive a parent that was killed by minutes, and would write into the folders of the next
+    run. In the parent itself, or without one to watch (None), nothing is done.
+    """
+    if parent in (None, os.getpid()):
+        yield
+        return
+    if parent not in _watched:
+        _watched.add(parent)
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with _whole:
+        yield
+
+
+def _end_with(parent):
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    _whole.acquire()  # never released: no other work begins
+    os._exit(1)
