@@ -1,0 +1,52 @@
+"""Peak memory of the mergers for songs of 10 minutes and of 2 hours: it should be the same.
+
+    python -m benchmarks.long_song [--minutes 10 120]
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.mixing import run_measured
+from common.audio import AudioWriter
+from common.cli import run
+from common.demo import make_corpus
+
+SAMPLE_RATE = 44100
+
+
+def make_song(path, minutes):
+    """A stereo song of noise bursts, written in blocks."""
+    rng = np.random.default_rng(0)
+    with AudioWriter(path, SAMPLE_RATE, 2) as writer:
+        for second in range(minutes * 60):
+            level = 0.05 + 0.1 * (second % 7)
+            writer.write((level * rng.uniform(-1, 1, (2, SAMPLE_RATE))).astype(np.float32))
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=int, nargs="+", default=[10, 120], help="lengths of the songs")
+    args = parser.parse_args()
+    print(f"{'merger':<16} {'minutes':>8} {'seconds':>8} {'peak RSS MB':>12}")
+    with tempfile.TemporaryDirectory() as folder:
+        _, noises = make_corpus(Path(folder) / "corpus", song_seconds=5)
+        for minutes in args.minutes:
+            songs = Path(folder) / f"{minutes}" / "train"
+            make_song(songs / "long.wav", minutes)
+            for merger, flags in (("merger.py", ["--path-noises", noises, "--iter-noise", 1]),
+                                  ("merger_white.py", ["--iter-white-noise", 1])):
+                out = Path(folder) / f"{merger}-{minutes}"
+                seconds, rss = run_measured([merger, "--path-songs", songs, *flags, "--jobs", 1, "--input-dir",
+                                             out / "input", "--target-dir", out / "target"], out.with_suffix(".rss"))
+                print(f"{merger:<16} {minutes:8d} {seconds:8.1f} {rss:12.0f}", flush=True)
+                shutil.rmtree(out)
+
+
+if __name__ == "__main__":
+    run(main)
