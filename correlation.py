@@ -1,24 +1,33 @@
-"""Correlation between the audio files of two folders: are the two noises of a pair independent?
+"""Correlation between the audio files of two folders: are the two noises of each pair independent?
 
-Files are matched as INPUT and TARGET of a pair, else by name. For every couple the table has the Pearson
-correlation, the largest cross-correlation within a second and its lag, and the correlation of the log spectra;
-for a merger's folders also the correlation of the two noises alone, found by subtracting the song.
+Files are matched by pair id, else by name. For every couple: Pearson correlation, covariance, powers, the peak of
+the cross-correlation within 50 ms and its lag; and with a merger's manifest in the first folder the correlation
+of the two noises alone, without one the bounds that two signals allow.
 """
 
 import argparse
 
 from common.cli import run
-from common.correlation import correlate_folders, write_table
+from common.correlation import SUFFIXES, check_output_name, correlate_folders, report, write_results
 
 
 def main():
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("audio_dir1", help="first folder of audio files")
-    parser.add_argument("audio_dir2", help="second folder of audio files")
-    parser.add_argument("output_file", help="CSV file to write")
+    parser.add_argument("audio_dir1", help="first folder of audio files (INPUT, with the manifest)")
+    parser.add_argument("audio_dir2", help="second folder of audio files (TARGET)")
+    parser.add_argument("output_file", help=f"results, by suffix {', '.join(SUFFIXES)}; a histogram .png beside it")
+    parser.add_argument("--path-noises", help="where the noises are now (default: as dataset.json says)")
+    parser.add_argument("--jobs", type=int, default=-1, help="worker processes, -1 for all cores (default)")
     args = parser.parse_args()
-    rows = correlate_folders(args.audio_dir1, args.audio_dir2)
-    print(write_table(rows, args.output_file))
+    output = check_output_name(args.output_file)
+    rows, alone = correlate_folders(args.audio_dir1, args.audio_dir2, args.jobs, args.path_noises)
+    write_results(rows, alone, output)
+    from common.plots import correlation_histograms  # takes seconds to load, which a wrong call need not wait for
+
+    correlation_histograms(rows).savefig(output.with_suffix(".png"), dpi=120)
+    print(report(rows, alone))
+    print(f"written: {output} and {output.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

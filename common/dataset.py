@@ -38,6 +38,12 @@ class PairFile:
     recordings: frozenset[str]
 
 
+def pair_key(file_name: str) -> str | None:
+    """The pair id in the name of an INPUT or TARGET file; None for another name."""
+    match = _PAIR_FILE.match(file_name)
+    return match and match[2]
+
+
 def _by_pair_id(directory, side):
     found = {}
     for path in list_audio(directory):

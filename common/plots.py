@@ -98,6 +98,32 @@ def training_curves(history: Sequence[dict]) -> Figure:
     return figure
 
 
+def correlation_histograms(rows: Sequence[dict]) -> Figure:
+    """Distributions over couples: correlation of the members, and of their noises or its bounds."""
+    table = pd.DataFrame(rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    edges = np.linspace(-1, 1, 81)
+    for name, colour in (("pearson", COLOURS["denoised"]), ("peak_correlation", COLOURS["removed"])):
+        values = table[name].dropna()
+        if len(values):
+            left.hist(values, edges, alpha=0.6, color=colour, label=f"{name}: mean {values.mean():+.3f}")
+    left.set(xlabel="correlation of the two members", ylabel="couples", title="members, which share their song")
+    known = table.noise_correlation.dropna()
+    shown = ["noise_correlation"] if len(known) else ["noise_bound_low", "noise_bound_high"]
+    for name, colour in zip(shown, (COLOURS["noisy"], COLOURS["clean"]), strict=False):
+        values = table[name].dropna()
+        if len(values):
+            right.hist(values, edges, alpha=0.6, color=colour, label=f"{name}: mean {values.mean():+.3f}")
+    right.set(xlabel="correlation of the two noises", ylabel="couples",
+              title="noises alone, from the manifest" if len(known) else "noises: bounds, no manifest or noises found")
+    for axes in (left, right):
+        for end in (0.5, 0.8):  # where "medium" and "high" begin
+            axes.axvline(end, color="black", lw=0.7, ls=":")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    return figure
+
+
 def segment_scores(decorrelation: np.ndarray, chosen: np.ndarray) -> Figure:
     """Distribution of the decorrelation of all candidates and of the chosen ones (indices)."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

@@ -6,7 +6,7 @@ a temporary file, so that the length of a song does not matter.
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +151,23 @@ class GaussianNoise:
         scale = np.float32(scale)
         for block in self._spool:
             yield block * scale - self._mean * scale
+
+
+def pieces(blocks: Iterable[np.ndarray], starts: Sequence[int], length: int) -> Iterator[np.ndarray]:
+    """Cut pieces of `length` samples, beginning at `starts` (ascending, overlaps allowed), out of a stream of blocks.
+
+    Holds no more than a piece and a block. Pieces that the stream does not fill are left out.
+    """
+    waiting, held, first = list(starts)[::-1], np.zeros((1, 0), np.float32), 0
+    for block in blocks:
+        held = np.concatenate([held, block], axis=-1) if held.size else block
+        while waiting and waiting[-1] + length <= first + held.shape[-1]:
+            start = waiting.pop() - first
+            yield held[:, start : start + length]
+        if not waiting:
+            return
+        drop = min(max(0, waiting[-1] - first), held.shape[-1])
+        held, first = held[:, drop:], first + drop
 
 
 class RecordingCache:
