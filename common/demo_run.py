@@ -6,6 +6,7 @@ call goes on where the first one stopped.
 
 import argparse
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from common.demo import make_corpus
 from common.errors import CallError, UserError
 from common.evaluation import DENOISED, format_summary
 from common.manifest import read_manifest
-from common.noises import scan_folds
+from common.noises import folds_by_split
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,21 +40,14 @@ class Size:
     epochs: int
     steps_per_epoch: int
     n_train_segments: int
-    segments_per_pair: int = 2
+    n_held_out_segments: int
 
 
-FULL = Size((24, 12), (4, 2), (12, 6), width=6, epochs=4, steps_per_epoch=50, n_train_segments=360)
+FULL = Size((24, 12), (4, 2), (12, 6), width=6, epochs=4, steps_per_epoch=50, n_train_segments=360,
+            n_held_out_segments=48)
 # Shows that every step runs and that something is learnt, no more.
-QUICK = Size((12, 4), (4, 2), (6, 4), width=6, epochs=3, steps_per_epoch=40, n_train_segments=40, segments_per_pair=1)
-
-
-def folds_by_split(noises: Path) -> dict[str, list[int]]:
-    """The default folds if all ten are there, else the last for test, the one before for validation."""
-    folds = sorted(scan_folds(noises))
-    if len(folds) < 4:
-        raise CallError(f"expected at least 4 folders foldN in {noises} (2 to train, 1 to validate, 1 to test), got "
-                        f"{len(folds)}: sort the noises into more folders")
-    return {"train": folds[:-2], "validation": folds[-2:-1], "test": folds[-1:]}
+QUICK = Size((12, 4), (4, 2), (6, 4), width=6, epochs=3, steps_per_epoch=40, n_train_segments=40,
+             n_held_out_segments=24)
 
 
 class _NotebookLines(logging.Filter):
@@ -102,16 +96,17 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
     _step("pairs: every song with noises, twice in training, against the clean song in test")
     for split, folds in folds_by_split(noises).items():
         _merge(songs, noises, out / "merged" / split, split, folds, *getattr(size, split))
-    _step("best segments of the training pairs")
+    _step("segments: the best of the training pairs, evenly spread ones of the others")
     segments, merged = out / "segments", out / "merged"
-    if not (segments / "input" / "manifest.csv").is_file():
-        _notebook("notebooks/generate_best_segments.ipynb", out, INPUT_DIR=merged / "train" / "input",
-                  TARGET_DIR=merged / "train" / "target", OUTPUT_DIR=segments, N_SEGMENTS=size.n_train_segments)
+    if not (segments / "test").is_dir():  # the last of the three
+        shutil.rmtree(segments, ignore_errors=True)
+        _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=segments,
+                  N_SEGMENTS=size.n_train_segments, N_HELD_OUT=size.n_held_out_segments, SKIP_START_SECONDS=0.0,
+                  SKIP_END_SECONDS=0.0, LISTEN=False)
     _step("train with noisy targets only, then evaluate on songs and noises never heard before")
-    _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments, VALIDATION_DIR=merged / "validation",
-              TEST_DIR=merged / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples",
-              SEGMENTS_PER_PAIR=size.segments_per_pair, LISTEN=False, WIDTH=size.width, EPOCHS=size.epochs,
-              STEPS_PER_EPOCH=size.steps_per_epoch, LEARNING_RATE=LEARNING_RATE)
+    _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
+              TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples", LISTEN=False,
+              WIDTH=size.width, EPOCHS=size.epochs, STEPS_PER_EPOCH=size.steps_per_epoch, LEARNING_RATE=LEARNING_RATE)
     _step("denoise one whole song")
     row = next((r for r in read_manifest(merged / "test" / "input") if r["input_noise_class"] == "white"), None)
     row = row or read_manifest(merged / "test" / "input")[0]

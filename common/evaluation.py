@@ -19,8 +19,8 @@ from common.errors import UserError
 from common.metrics import score
 from common.model import Denoiser
 
-# 323 frames of the default STFT, the 3.74 s segments of the literature.
-SEGMENT_SAMPLES = 322 * 512
+# 323 frames of the default STFT: the 3.74 s segments of the literature.
+SEGMENT_SAMPLES = 165_000
 DO_NOTHING, DENOISED = "do nothing", "denoised"
 N_BOOTSTRAP = 2000
 # A segment whose clean side is quieter than this (-60 dBFS RMS) has no meaningful SNR.

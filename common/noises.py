@@ -64,7 +64,7 @@ def parse_clip(path: Path, fold: int) -> NoiseClip:
 
 
 def scan_folds(folder: str | Path) -> dict[int, list[NoiseClip]]:
-    """All clips below `folder`/fold1 ... fold10, by fold.
+    """All clips below `folder`/fold1 ... fold10 (or `folder`/audio/fold1 ...), by fold.
 
     A recording that lies in several folds is kept in the highest one only: folds make the splits, and
     a recording must not be in two of them. Raises CallError when no foldN is there.
@@ -72,6 +72,8 @@ def scan_folds(folder: str | Path) -> dict[int, list[NoiseClip]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CallError(f"expected a folder of noises, but {folder} does not exist: check --path-noises")
+    # UrbanSound8K as published has its folds in audio/, beside metadata/, which the file names make superfluous.
+    folder = folder / "audio" if (folder / "audio").is_dir() else folder
     found = {n: folder / f"fold{n}" for n in range(1, 11) if (folder / f"fold{n}").is_dir()}
     if not found:
         raise CallError(f"expected folders fold1 ... fold10 in {folder}, but there is none: point --path-noises "
@@ -96,6 +98,18 @@ def clips_for_split(folder: str | Path, split: str, folds: Sequence[int] | None 
                         f"{split}, but only {', '.join(f'fold{n}' for n in by_fold)} are there: "
                         "choose among them with --folds")
     return [clip for n in wanted for clip in by_fold[n]]
+
+
+def folds_by_split(folder: str | Path) -> dict[str, list[int]]:
+    """The default folds if all ten are there, else the last for test, the one before for validation.
+
+    Raises CallError for fewer than four folds.
+    """
+    folds = sorted(scan_folds(folder))
+    if len(folds) < 4:
+        raise CallError(f"expected at least 4 folders foldN in {folder} (2 to train, 1 to validate, 1 to test), got "
+                        f"{len(folds)}: sort the noises into more folders")
+    return {"train": folds[:-2], "validation": folds[-2:-1], "test": folds[-1:]}
 
 
 def _draw(rng, items, what):

@@ -103,33 +103,47 @@ def correlation_histograms(rows: Sequence[dict]) -> Figure:
     table = pd.DataFrame(rows)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     edges = np.linspace(-1, 1, 81)
-    for name, colour in (("pearson", COLOURS["denoised"]), ("peak_correlation", COLOURS["removed"])):
+    for name, style in (("pearson", {"color": COLOURS["denoised"], "alpha": 0.6}),
+                        ("peak_correlation", {"color": "black", "histtype": "step"})):
         values = table[name].dropna()
         if len(values):
-            left.hist(values, edges, alpha=0.6, color=colour, label=f"{name}: mean {values.mean():+.3f}")
+            left.hist(values, edges, label=f"{name}: mean {values.mean():+.3f}", **style)
     left.set(xlabel="correlation of the two members", ylabel="couples", title="members, which share their song")
     known = table.noise_correlation.dropna()
     shown = ["noise_correlation"] if len(known) else ["noise_bound_low", "noise_bound_high"]
+    if len(known):  # independent noises are so near zero that the axis must be theirs
+        edges = np.linspace(-1, 1, 61) * min(1, max(0.02, 1.1 * known.abs().max()))
     for name, colour in zip(shown, (COLOURS["noisy"], COLOURS["clean"]), strict=False):
         values = table[name].dropna()
         if len(values):
             right.hist(values, edges, alpha=0.6, color=colour, label=f"{name}: mean {values.mean():+.3f}")
     right.set(xlabel="correlation of the two noises", ylabel="couples",
               title="noises alone, from the manifest" if len(known) else "noises: bounds, no manifest or noises found")
+    for end in (0.5, 0.8):  # where "medium" and "high" begin
+        left.axvline(end, color="black", lw=0.7, ls=":")
     for axes in (left, right):
-        for end in (0.5, 0.8):  # where "medium" and "high" begin
-            axes.axvline(end, color="black", lw=0.7, ls=":")
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
     return figure
 
 
-def segment_scores(decorrelation: np.ndarray, chosen: np.ndarray) -> Figure:
-    """Distribution of the decorrelation of all candidates and of the chosen ones (indices)."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    edges = np.histogram_bin_edges(decorrelation, bins=30)
-    axes.hist(decorrelation, edges, color="#bbbbbb", label=f"all {len(decorrelation)} candidates")
-    axes.hist(decorrelation[chosen], edges, color=COLOURS["denoised"], alpha=0.8, label=f"{len(chosen)} chosen")
-    axes.set(xlabel="decorrelation of input and target", ylabel="segments")
-    axes.legend()
+def segment_scores(decorrelation: np.ndarray, chosen: np.ndarray, diversity: tuple[float, float]) -> Figure:
+    """What a choice of segments changed.
+
+    decorrelation: of all candidates, NaN where unknown; chosen: indices, in the order of the choice; diversity:
+    mean distance of a segment to its nearest neighbour, among all candidates drawn at random and among the chosen.
+    """
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4), layout="constrained", width_ratios=(2, 2, 1))
+    known = decorrelation[np.isfinite(decorrelation)]
+    if len(known):
+        edges = np.histogram_bin_edges(known, bins=30)
+        left.hist(known, edges, color="#bbbbbb", density=True, label=f"all {len(known)} candidates")
+        left.hist(decorrelation[chosen], edges, color=COLOURS["denoised"], alpha=0.6, density=True,
+                  label=f"{len(chosen)} chosen")
+        left.legend()
+        middle.plot(np.arange(1, len(chosen) + 1), decorrelation[chosen], ".", ms=3, color=COLOURS["denoised"])
+    left.set(xlabel="decorrelation of the two noises", ylabel="density", title="scores")
+    middle.set(xlabel="chosen as number", ylabel="decorrelation of the two noises", title="the order of the choice")
+    right.bar(["as many at\nrandom", "chosen"], diversity, color=["#bbbbbb", COLOURS["denoised"]])
+    right.set(ylabel="mean distance to the nearest", title="spectral diversity")
     return figure

@@ -1,86 +1,182 @@
 """Choosing the segments of a dataset that are worth training on.
 
-A segment teaches most when its input and target differ much, through loud and independent noises
-(Noise2Noise learns from what they do not share), and when it does not sound like those already chosen.
-Both are measured here and traded off greedily.
+Two things are wanted of a set of segments, and both are measured blind to level, since loud noise alone teaches
+nothing. *Decorrelation*: Noise2Noise needs two noises that have nothing in common, for what they share is learnt
+as if it were music. *Diversity*: a segment that sounds like one already chosen adds little. The two are traded off
+greedily, as maximal marginal relevance does for texts (Carbonell and Goldstein 1998).
+
+The noises are made again from the manifest. They cannot be estimated from input and target: with the clean signal
+taken as the mean of both, the two residuals are exact opposites, whose correlation is -1 for every segment.
 """
 
-import csv
+import logging
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import librosa
 import numpy as np
+from scipy.signal import stft
+from tqdm import tqdm
 
-from common.audio import read_audio, write_audio
-from common.dataset import SAMPLE_RATE, PairFile
+from common.audio import AudioReader, read_audio, resample, write_audio
+from common.dataset import SAMPLE_RATE, PairFile, find_pairs, pairs_in
 from common.errors import CallError, UserError
 from common.evaluation import MIN_RMS, SEGMENT_SAMPLES
-from common.merging import MANIFEST, file_sha256, read_manifest
+from common.manifest import DATASET, MANIFEST, SIDES, Sources, read_dataset, read_manifest, write_rows
+from common.mixing import file_sha256
+from common.noises import SPLITS
+from common.signals import pieces
+from common.workers import pool
 
-N_MELS = 40
+log = logging.getLogger(__name__)
+
+N_FFT, N_MELS = 2048, 40
+SEGMENTS = "segments.csv"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where segments may lie: one every `hop_seconds` (None: without overlap), outside of a song's start and end."""
+
+    hop_seconds: float | None = None
+    skip_start_seconds: float = 6.0
+    skip_end_seconds: float = 12.0
+
+    def __post_init__(self):
+        if self.hop_seconds is not None and self.hop_seconds <= 0:
+            raise CallError(f"expected a positive hop between segments, got {self.hop_seconds} s")
+        if min(self.skip_start_seconds, self.skip_end_seconds) < 0:
+            raise CallError(f"expected seconds to skip of at least 0, got {self.skip_start_seconds} and "
+                            f"{self.skip_end_seconds}")
+
+    def starts(self, n_samples: int, sample_rate: int) -> list[int]:
+        """First samples of the segments of a song of `n_samples`."""
+        length = segment_length(sample_rate)
+        hop = max(1, round(self.hop_seconds * sample_rate)) if self.hop_seconds else length
+        end = n_samples - round(self.skip_end_seconds * sample_rate) - length
+        return list(range(round(self.skip_start_seconds * sample_rate), end + 1, hop))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A segment of a pair: where it starts at SAMPLE_RATE, its score parts and its spectral profile.
+    """A segment of a pair and its score parts.
 
-    decorrelation: of its input and target, 0 (the same recording twice) to 1. profile: mean log-mel
-    spectrum of the target, (N_MELS,), centred, of norm 1.
+    start_seconds: within the pair. decorrelation: of its two noises, 0 (one is the other, filtered) to 1; NaN when
+    they are not known. profile: mean log-mel spectrum of the segment, (N_MELS,), centred, of norm 1.
     """
 
     pair: PairFile
-    start: int
+    start_seconds: float
     decorrelation: float
     profile: np.ndarray
 
 
-def decorrelation(noisy: np.ndarray, target: np.ndarray) -> float:
-    """1 - |correlation| of input and target, both (samples,): low when they are nearly the same recording."""
-    a, b = noisy - noisy.mean(), target - target.mean()
-    norm = np.linalg.norm(a) * np.linalg.norm(b)
-    return 1 - abs(float(a @ b) / norm) if norm > 0 else 0.0
+def segment_length(sample_rate: int) -> int:
+    """Samples of a segment at `sample_rate`: SEGMENT_SAMPLES at SAMPLE_RATE."""
+    return round(SEGMENT_SAMPLES * sample_rate / SAMPLE_RATE)
+
+
+def decorrelation(noise1: np.ndarray, noise2: np.ndarray) -> float:
+    """1 - coherent share of two noises, both (channels, samples); NaN when one of them is silent.
+
+    The coherent share is sum |S12| / sqrt(sum S11 sum S22) over all frequencies, with the cross-spectrum S12 and
+    the power spectra averaged over frames (Welch 1967). By the triangle inequality it is an upper bound of the
+    normalised cross-correlation at every lag (within a frame); it does not depend on the levels. Two unrelated
+    noises have a little of it by chance: about 0.89 / sqrt(frames) where their spectra overlap.
+    """
+    spectra = [stft(noise, nperseg=N_FFT, boundary=None, padded=False)[2] for noise in (noise1, noise2)]
+    cross = np.abs((spectra[0] * spectra[1].conj()).mean(axis=-1)).sum()
+    powers = [float(np.square(np.abs(s)).mean(axis=-1).sum()) for s in spectra]
+    norm = float(np.sqrt(powers[0] * powers[1]))
+    return 1 - float(cross) / norm if norm > 0 else float("nan")
 
 
 def spectral_profile(audio: np.ndarray) -> np.ndarray:
-    """The centred mean log-mel spectrum of (samples,) at SAMPLE_RATE, of norm 1."""
-    mel = librosa.feature.melspectrogram(y=audio, sr=SAMPLE_RATE, n_fft=2048, hop_length=2048, n_mels=N_MELS)
+    """The centred mean log-mel spectrum of (samples,) at SAMPLE_RATE, of norm 1: blind to level."""
+    mel = librosa.feature.melspectrogram(y=audio, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=N_FFT, n_mels=N_MELS)
     profile = librosa.power_to_db(mel).mean(axis=1)
     profile = profile - profile.mean()
     return profile / (np.linalg.norm(profile) + 1e-9)
 
 
-def candidates(pairs: Sequence[PairFile], hop_seconds: float | None = None) -> list[Candidate]:
-    """Segments of SEGMENT_SAMPLES, one every `hop_seconds` (default: no overlap); silent ones are left out."""
-    hop = round(hop_seconds * SAMPLE_RATE) if hop_seconds else SEGMENT_SAMPLES
-    if hop < 1:
-        raise CallError(f"expected a positive hop between segments, got {hop_seconds} s")
+def _noise_blocks(row, sources, block_samples):
+    """Streams of the two noises of a pair; None when there is no second noise, no manifest or no source."""
+    if not row or not row.get("input_scale"):
+        return None
+    try:
+        noises = [sources.noise(row, side) for side in SIDES]
+    except UserError:  # a source that has gone: counted by build_sets
+        return None
+    return None if None in noises else [noise.blocks() for noise in noises]
+
+
+def _score_pair(pair, row, cut):
+    """The candidates of one pair, read as streams; silent segments are left out."""
     found = []
-    for pair in pairs:
-        noisy, target = (read_audio(p, SAMPLE_RATE, mono=True)[0][0] for p in (pair.input, pair.target))
-        for start in range(0, len(noisy) - SEGMENT_SAMPLES + 1, hop):
-            a, b = (x[start : start + SEGMENT_SAMPLES] for x in (noisy, target))
-            if np.sqrt(np.square(b).mean()) > MIN_RMS:
-                found.append(Candidate(pair, start, decorrelation(a, b), spectral_profile(b)))
-    if not found:
-        raise UserError(f"expected pairs of at least {SEGMENT_SAMPLES / SAMPLE_RATE:.2f} s with signal, but the "
-                        f"{len(pairs)} pairs are shorter or silent: use longer songs")
+    with AudioReader(pair.input) as noisy, AudioReader(pair.target) as target:
+        rate, length = noisy.sample_rate, segment_length(noisy.sample_rate)
+        starts = cut.starts(round(noisy.seconds * rate), rate)
+        streams = [pieces(reader.blocks(rate), starts, length) for reader in (noisy, target)]
+        noises = _noise_blocks(row, Sources.of(pair.input.parent), rate) if starts else None
+        if noises:
+            streams += [pieces(blocks, starts, length) for blocks in noises]
+        for start, noisy_piece, target_piece, *noise_pieces in zip(starts, *streams, strict=True):
+            if np.sqrt(np.square(target_piece).mean()) > MIN_RMS:
+                # The song is common to both, so that the mean of both has its spectrum and less of either noise.
+                middle = resample((noisy_piece + target_piece).mean(axis=0, keepdims=True) / 2, rate, SAMPLE_RATE)[0]
+                score = decorrelation(*noise_pieces) if noise_pieces else float("nan")
+                found.append(Candidate(pair, start / rate, score, spectral_profile(middle)))
     return found
+
+
+def _numbered(number, pair, row, cut):
+    return number, _score_pair(pair, row, cut)
+
+
+def candidates(pairs: Sequence[PairFile], cut: Cut | None = None, jobs: int = -1) -> list[Candidate]:
+    """The segments of `pairs` with their scores, by pair and time; nearly silent ones are left out.
+
+    The noises are made again from the manifest beside the INPUT files and the sources it names; where that is not
+    possible the decorrelation is NaN. Raises UserError when no pair is long and loud enough.
+    """
+    cut = cut or Cut()
+    manifests = {folder: {row["pair_id"]: row for row in read_manifest(folder)} for folder in
+                 {p.input.parent for p in pairs}}
+    with pool(jobs) as (parallel, _):
+        work = (joblib.delayed(_numbered)(n, p, manifests[p.input.parent].get(p.pair_id), cut)
+                for n, p in enumerate(pairs))
+        scored = dict(tqdm(parallel(work), total=len(pairs), desc="scoring", unit="pair", disable=None))
+    found = [candidate for n in range(len(pairs)) for candidate in scored[n]]
+    if not found:
+        needed = cut.skip_start_seconds + SEGMENT_SAMPLES / SAMPLE_RATE + cut.skip_end_seconds
+        raise UserError(f"expected pairs of at least {needed:.2f} s with signal, but the {len(pairs)} pairs are "
+                        "shorter or silent: use longer songs or skip less of their starts and ends")
+    return found
+
+
+def percentiles(values: np.ndarray) -> np.ndarray:
+    """The rank of each value, 0 (lowest) to 1; NaN counts as lowest."""
+    order = np.argsort(np.nan_to_num(values, nan=-np.inf), kind="stable")
+    ranks = np.empty(len(values))
+    ranks[order] = np.arange(len(values)) / max(1, len(values) - 1)
+    return np.where(np.isnan(values), 0.0, ranks)
 
 
 def choose(found: Sequence[Candidate], n: int, diversity_weight: float = 0.5) -> list[Candidate]:
     """Greedily choose up to `n` candidates with high decorrelation and far from those chosen before.
 
-    The score is (1 - w) * decorrelation + w * d, with d in 0..1 half the least distance 1 - cosine of the
-    spectral profile to those chosen. `diversity_weight` w: 0 ranks by decorrelation alone.
+    The score is (1 - w) * r + w * d, with r the percentile of the decorrelation among the candidates and d in 0..1
+    half the least distance 1 - cosine of the spectral profile to those chosen. `diversity_weight` w: 0 ranks by
+    decorrelation alone. Raises CallError for a weight outside 0..1.
     """
     if not 0 <= diversity_weight <= 1:
         raise CallError(f"expected a diversity weight between 0 and 1, got {diversity_weight}")
     profiles = np.stack([c.profile for c in found])
-    independence = np.array([c.decorrelation for c in found])
+    independence = percentiles(np.array([c.decorrelation for c in found]))
     distance, chosen = np.ones(len(found)), []
     for _ in range(min(n, len(found))):
         scores = (1 - diversity_weight) * independence + diversity_weight * distance
@@ -91,16 +187,25 @@ def choose(found: Sequence[Candidate], n: int, diversity_weight: float = 0.5) ->
     return [found[i] for i in chosen]
 
 
+def nearest_distance(chosen: Sequence[Candidate]) -> float:
+    """Spectral diversity of a set: mean over its segments of half the least distance 1 - cosine to another one."""
+    profiles = np.stack([c.profile for c in chosen])
+    cosines = profiles @ profiles.T
+    np.fill_diagonal(cosines, -1)
+    return float((1 - cosines.max(axis=1)).mean() / 2)
+
+
 def evenly(found: Sequence[Candidate], n: int) -> list[Candidate]:
     """`n` candidates evenly spread: for test and validation sets, which no choice should flatter."""
     return [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(n, len(found))).round().astype(int))]
 
 
-def save_segments(chosen: Sequence[Candidate], output_dir: str | Path) -> Path:
-    """Write the segments as a dataset of their own: `output_dir`/input, /target and a manifest.
+def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], output_dir: str | Path) -> Path:
+    """Write the chosen segments as a dataset of their own: `output_dir`/input, /target, a manifest and segments.csv.
 
-    File names carry the segment's number within its pair (S1N2G3); the manifest repeats the pair's row
-    with the segment's start and score. Returns the folder. Raises CallError when it is not empty.
+    File names carry the segment's number within its pair (S1N2G3); the manifest repeats the pair's row with the
+    segment's start and score; segments.csv lists every candidate, and which were chosen in what order. Returns the
+    folder. Raises CallError when it is not empty.
     """
     output_dir = Path(output_dir)
     if output_dir.is_dir() and any(output_dir.iterdir()):
@@ -109,28 +214,108 @@ def save_segments(chosen: Sequence[Candidate], output_dir: str | Path) -> Path:
     # Made beside its place and renamed at the end: a set that is there is whole.
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    folders = {side: partial / side for side in ("input", "target")}
-    by_pair = {}
-    for candidate in sorted(chosen, key=lambda c: c.start):
+    folders = {side: partial / side for side in SIDES}
+    by_pair, names, rows = {}, {}, []
+    for candidate in sorted(chosen, key=lambda c: c.start_seconds):
         by_pair.setdefault(candidate.pair, []).append(candidate)
-    rows = []
     for pair, members in sorted(by_pair.items(), key=lambda item: item[0].input.name):
         parent = next((r for r in read_manifest(pair.input.parent) if r["pair_id"] == pair.pair_id), {})
-        audio = {side: read_audio(getattr(pair, side), SAMPLE_RATE)[0] for side in folders}
-        for number, candidate in enumerate(members, 1):
-            row = dict(parent, pair_id=f"{pair.pair_id}G{number}", start_seconds=candidate.start / SAMPLE_RATE,
-                       decorrelation=candidate.decorrelation)
-            for side, folder in folders.items():
-                name = getattr(pair, side).name.replace(pair.pair_id, row["pair_id"], 1)
-                write_audio(folder / name, audio[side][:, candidate.start : candidate.start + SEGMENT_SAMPLES],
-                            SAMPLE_RATE)
-                row |= {f"{side}_file": name, f"{side}_sha256": file_sha256(folder / name)}
-            rows.append(row)
-    with open(folders["input"] / MANIFEST, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        written = _cut_out(pair, [c.start_seconds for c in members], folders)
+        for candidate, columns in zip(members, written, strict=True):
+            names[id(candidate)] = columns["pair_id"]
+            rows.append(dict(parent, **columns, start_seconds=candidate.start_seconds,
+                             decorrelation=candidate.decorrelation))
+    write_rows(folders["input"] / MANIFEST, rows, dict.fromkeys(key for row in rows for key in row))
+    if (found[0].pair.input.parent / DATASET).is_file():  # it names the sources
+        shutil.copyfile(found[0].pair.input.parent / DATASET, folders["input"] / DATASET)
+    order = {id(c): n for n, c in enumerate(chosen, 1)}
+    write_rows(partial / SEGMENTS, [
+        {"pair_id": c.pair.pair_id, "song": c.pair.song, "noise": c.pair.noise, "start_seconds": c.start_seconds,
+         "decorrelation": c.decorrelation, "chosen": order.get(id(c), ""), "segment": names.get(id(c), "")}
+        for c in found], ("pair_id", "song", "noise", "start_seconds", "decorrelation", "chosen", "segment"))
     if output_dir.is_dir():
         output_dir.rmdir()
     os.replace(partial, output_dir)
     return output_dir
+
+
+def _cut_out(pair, starts_seconds, folders):
+    """Write the segments of one pair that begin at ascending `starts_seconds`; returns their manifest columns."""
+    rows = [{"pair_id": f"{pair.pair_id}G{n}"} for n in range(1, len(starts_seconds) + 1)]
+    for side, folder in folders.items():
+        path = getattr(pair, side)
+        with AudioReader(path) as reader:
+            rate = reader.sample_rate
+            starts = [round(s * rate) for s in starts_seconds]
+            for row, piece in zip(rows, pieces(reader.blocks(rate), starts, segment_length(rate)), strict=True):
+                name = path.with_suffix(".wav").name.replace(pair.pair_id, row["pair_id"], 1)
+                audio = resample(piece, rate, SAMPLE_RATE)
+                audio = np.pad(audio, ((0, 0), (0, max(0, SEGMENT_SAMPLES - audio.shape[-1]))))[:, :SEGMENT_SAMPLES]
+                write_audio(folder / name, audio, SAMPLE_RATE, "PCM_16")
+                row |= {f"{side}_file": name, f"{side}_sha256": file_sha256(folder / name)}
+    return rows
+
+
+def summary(found: Sequence[Candidate], chosen: Sequence[Candidate], seed: int = 0) -> dict:
+    """A choice in figures: mean decorrelation (NaN left out) and spectral diversity, chosen against random."""
+    drawn = [found[i] for i in np.random.default_rng(seed).permutation(len(found))[: len(chosen)]]
+
+    def mean(candidates):
+        known = [c.decorrelation for c in candidates if np.isfinite(c.decorrelation)]
+        return float(np.mean(known)) if known else float("nan")
+
+    return {"n_candidates": len(found), "n_chosen": len(chosen), "mean_decorrelation": mean(found),
+            "mean_decorrelation_chosen": mean(chosen), "diversity_random": nearest_distance(drawn),
+            "diversity_chosen": nearest_distance(chosen)}
+
+
+def listen(candidate: Candidate) -> tuple[dict[str, np.ndarray], int]:
+    """Input and target of a segment, each (channels, samples), and their rate: what `listening_panel` takes."""
+    sides, rate = {}, SAMPLE_RATE
+    for side in SIDES:
+        audio, rate = read_audio(getattr(candidate.pair, side))
+        start = round(candidate.start_seconds * rate)
+        sides[side] = audio[:, start : start + segment_length(rate)]
+    return sides, rate
+
+
+def merged_sets(source: str | Path) -> dict[str, list[PairFile]]:
+    """The pairs by split of a folder that holds train, validation or test (as written by mergers), or one set alone.
+
+    Raises CallError when there is neither.
+    """
+    source = Path(source)
+    if (source / "input").is_dir():
+        split = read_dataset(source / "input").get("settings", {}).get("split", "train")
+        return {split: pairs_in(source)}
+    sets = {s: find_pairs(source / s / "input", source / s / "target") for s in SPLITS if (source / s).is_dir()}
+    if not sets:
+        raise CallError(f"expected folders {', '.join(SPLITS)} with input/ and target/ inside, or one input/ and "
+                        f"target/, in {source}: run a merger first")
+    return sets
+
+
+def build_sets(source: str | Path, output_dir: str | Path, n_segments: int, n_held_out: int,
+               diversity_weight: float = 0.5, cut: Cut | None = None, jobs: int = -1
+               ) -> dict[str, tuple[list[Candidate], list[Candidate]]]:
+    """Segments of every split of `source` (see merged_sets), written to `output_dir`/<split>.
+
+    The best `n_segments` of train; of validation and test `n_held_out` evenly spread ones, which no choice should
+    flatter. Returns all candidates and the chosen ones by split. Raises CallError when one is there already.
+    """
+    sets, made = merged_sets(source), {}
+    for split, pairs in sets.items():
+        found = candidates(pairs, cut, jobs)
+        if split == "train":
+            unknown = sum(np.isnan(c.decorrelation) for c in found)
+            if unknown:
+                log.warning("the noises of %d of %d segments cannot be made again, so that diversity alone ranks them: "
+                            "noisy targets, a merger's manifest and its noise folder are needed", unknown, len(found))
+            chosen = choose(found, n_segments, diversity_weight)
+        else:
+            chosen = evenly(found, n_held_out)
+        save_segments(found, chosen, Path(output_dir) / split)
+        log.info("%s: %d of %d segments of %d pairs written to %s", split, len(chosen), len(found), len(pairs),
+                 Path(output_dir) / split)
+        made[split] = found, chosen
+    return made

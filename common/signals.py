@@ -19,7 +19,7 @@ SILENT_RMS = 1e-4
 # How much of one song or white noise is held in memory; the rest goes to the disk (5 minutes of stereo fit).
 SPOOL_BYTES = 128 << 20
 # How much decoded noise a worker process keeps for the next pair.
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 128 << 20
 # What is used of a noise recording, so that one of hours does not fill the memory.
 MAX_NOISE_SECONDS = 300
 

@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
@@ -28,6 +29,8 @@ def pool(jobs: int = -1, scheduler: str | None = None) -> Iterator[tuple[joblib.
     used instead. Raises CallError when none answers there, UserError when a worker dies for good.
     """
     if not scheduler:
+        # It says that a worker was replaced by a fresh one because it had grown: that is as it should be.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
         try:
             yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered"), joblib.effective_n_jobs(jobs)
         except BrokenExecutor as error:

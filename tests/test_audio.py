@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from common import audio as audio_module
 from common.audio import (
     AudioError,
     AudioReader,
@@ -131,3 +132,21 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         writer.write(np.zeros((1, 100)))
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_16_bit_wav_is_what_libsndfile_writes(tmp_path, rng, channels):
+    audio = (20000 * rng.uniform(-1, 1, (channels, 70_001))).astype(np.int16)
+    write_audio(tmp_path / "ours.wav", audio, 48000, "PCM_16")
+    assert sf.info(tmp_path / "ours.wav").subtype == "PCM_16"
+    samples, rate = sf.read(tmp_path / "ours.wav", dtype="int16", always_2d=True)
+    assert rate == 48000 and np.array_equal(samples.T, audio)
+    sf.write(tmp_path / "theirs.wav", audio.T, 48000, "PCM_16")
+    assert (tmp_path / "theirs.wav").read_bytes()[-audio.nbytes :] == (tmp_path / "ours.wav").read_bytes()[44:]
+
+
+def test_a_wav_file_beyond_its_header_is_refused_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_module, "MAX_WAV_BYTES", 1000)
+    with pytest.raises(AudioError, match="write FLAC"):
+        write_audio(tmp_path / "big.wav", np.zeros((1, 600), np.float32), 8000)
+    assert not list(tmp_path.iterdir())

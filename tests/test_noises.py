@@ -11,6 +11,7 @@ from common.noises import (
     WhiteNoise,
     WhiteNoises,
     clips_for_split,
+    folds_by_split,
     parse_clip,
     scan_folds,
 )
@@ -95,3 +96,26 @@ def test_one_fold_cannot_make_training_pairs(corpus):
     rng = np.random.default_rng(0)
     with pytest.raises(CallError, match=r"another fold.*--folds"):
         source.second(rng, source.first(rng))
+
+
+def test_urbansound8k_is_read_as_published(folder, tmp_path_factory):
+    """audio/fold1 ..., beside metadata/ or without it, and with what macOS left in the archive."""
+    root = tmp_path_factory.mktemp("UrbanSound8K")
+    (root / "audio").symlink_to(folder)
+    (folder / "fold1" / "._1300-3-0-1.wav").touch()
+    (folder / ".DS_Store").touch()
+    plain = scan_folds(folder)
+    for metadata in (False, True):
+        if metadata:
+            (root / "metadata").mkdir()
+            (root / "metadata" / "UrbanSound8K.csv").write_text("slice_file_name,fsID,start,end,salience,fold\n")
+        assert {f: [c.name for c in clips] for f, clips in scan_folds(root).items()} == {
+            f: [c.name for c in clips] for f, clips in plain.items()}
+    assert "._1300-3-0-1" not in [c.name for c in plain[1]]
+
+
+def test_folds_without_the_default_ones(folder):
+    assert folds_by_split(folder) == {"train": [1, 2], "validation": [9], "test": [10]}
+    (folder / "fold9").rename(folder / "other")
+    with pytest.raises(CallError, match="at least 4 folders"):
+        folds_by_split(folder)

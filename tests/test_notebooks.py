@@ -8,8 +8,9 @@ import papermill
 import pytest
 import soundfile as sf
 
-from common.audio import read_audio
+from common.audio import read_audio, write_audio
 from common.checkpoints import save_weights
+from common.dataset import check_disjoint, pairs_in
 from common.notebooks import read_records
 from tests.conftest import ROOT
 
@@ -46,12 +47,26 @@ def test_notebooks_are_thin_and_stripped(path):
 
 @pytest.mark.notebooks
 def test_best_segments(merged, tmp_path):
-    input_dir, target_dir, _ = merged("merger_mixed_white.py", "train", 3, 2)
-    records, _ = _run("notebooks/generate_best_segments.ipynb", tmp_path, INPUT_DIR=input_dir, TARGET_DIR=target_dir,
-                      OUTPUT_DIR=tmp_path / "segments", N_SEGMENTS=4, HOP_SECONDS=1.0, DIVERSITY_WEIGHT=0.0)
-    assert records["n_candidates"] == 12 and records["n_chosen"] == 4
-    assert records["mean_decorrelation_chosen"] > records["mean_decorrelation"] > 0
-    assert len(list((tmp_path / "segments" / "input").glob("*.wav"))) == 4
+    source = merged("merger_mixed_white.py", "train", 3, 2)[0].parent
+    records, _ = _run("notebooks/generate_best_segments.ipynb", tmp_path, SOURCE=source, N_SEGMENTS=4,
+                      OUTPUT_DIR=tmp_path / "segments", HOP_SECONDS=1.0, DIVERSITY_WEIGHT=0.0, SKIP_START_SECONDS=0.0,
+                      SKIP_END_SECONDS=0.0)
+    assert records["n_candidates"] == 12 and records["n_chosen"] == records["n_train"] == 4
+    assert 1 > records["mean_decorrelation_chosen"] > records["mean_decorrelation"] > 0.5
+    assert len(list((tmp_path / "segments" / "train" / "input").glob("*.wav"))) == 4
+
+
+@pytest.mark.notebooks
+def test_a_song_is_a_starting_dataset(corpus, tmp_path, rng):
+    """One song and a noise folder suffice."""
+    loudness = np.repeat(rng.uniform(0.2, 1, 40), 44100)
+    write_audio(tmp_path / "song.wav", 0.2 * loudness * rng.standard_normal((2, 40 * 44100)), 44100)
+    records, _ = _run("notebooks/generate_best_segments.ipynb", tmp_path, SOURCE=tmp_path / "song.wav", N_PAIRS=3,
+                      NOISES_DIR=corpus[1], OUTPUT_DIR=tmp_path / "segments", N_SEGMENTS=6, N_HELD_OUT=2,
+                      DIVERSITY_WEIGHT=1.0, SKIP_START_SECONDS=1.0, SKIP_END_SECONDS=1.0)
+    assert (records["n_train"], records["n_validation"], records["n_test"]) == (6, 2, 2)
+    assert records["n_candidates"] == 3 * 7 and records["diversity_chosen"] > records["diversity_random"]
+    check_disjoint(**{split: pairs_in(tmp_path / "segments" / split) for split in ("train", "validation", "test")})
 
 
 @pytest.mark.notebooks

@@ -60,3 +60,25 @@ def test_the_panel_switches_versions(rng):
     which.value = "denoised"
     heard.append(sf.read(io.BytesIO(player.value))[0])
     assert heard[0].std() > 0.1 and not heard[1].any() and len(heard[0]) == len(heard[1]) == 44100
+
+
+def _rows(noise_correlation):
+    return [{"pearson": 0.9, "peak_correlation": 0.95, "noise_correlation": noise_correlation * sign,
+             "noise_bound_low": -1.0, "noise_bound_high": 0.9} for sign in (-1, 1)]
+
+
+def test_histograms_show_noises_or_their_bounds():
+    left, right = plots.correlation_histograms(_rows(0.01)).axes
+    assert "noise_correlation: mean +0.000" in right.get_legend().get_texts()[0].get_text()
+    assert right.get_xlim()[1] < 0.03 and left.get_xlim()[1] > 0.9  # each on its own scale
+    right = plots.correlation_histograms(_rows(float("nan"))).axes[1]
+    assert [t.get_text().split(":")[0] for t in right.get_legend().get_texts()] == ["noise_bound_low",
+                                                                                    "noise_bound_high"]
+
+
+def test_a_choice_of_segments_is_shown(rng):
+    scores = np.append(rng.uniform(0.8, 0.95, 50), np.nan)
+    left, middle, right = plots.segment_scores(scores, np.arange(10), (0.1, 0.2)).axes
+    assert left.get_legend().get_texts()[0].get_text() == "all 50 candidates"
+    assert len(middle.lines[0].get_xdata()) == 10 and [bar.get_height() for bar in right.patches] == [0.1, 0.2]
+    assert not plots.segment_scores(np.full(3, np.nan), np.arange(2), (0, 0)).axes[0].patches

@@ -1,0 +1,21 @@
+"""The benchmarks run and print what they promise; the figures themselves are not for a test."""
+
+import re
+import shutil
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the plain variant calls ffmpeg")
+def test_mixing(corpus, call, tmp_path):
+    done = call("-m", "benchmarks.mixing", "--path-songs", corpus[0], "--path-noises", corpus[1], "--iter-noise", 1,
+                "--rounds", 1, "--json", tmp_path / "table.json")
+    assert "8 songs x 1 pairs = 8 pairs" in done.stdout and (tmp_path / "table.json").stat().st_size > 500
+    assert len(re.findall(r"^(plain|ours|floor).* \d+\.\d\d +\d+\.\d\d$", done.stdout, re.M)) == 6
+
+
+@pytest.mark.slow
+def test_long_song(call):
+    done = call("-m", "benchmarks.long_song", "--minutes", 1)
+    assert len(re.findall(r"^merger\w*\.py +1 +[\d.]+ +\d+$", done.stdout, re.M)) == 2
