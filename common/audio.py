@@ -111,15 +111,16 @@ class AudioReader:
                 for block in self._sndfile.blocks(block_samples, dtype=dtype, always_2d=True):
                     yield _finite(np.ascontiguousarray(block.T), self.path)
             else:
-                yield from _rechunk(self._decoded(dtype), block_samples)
+                for block in _rechunk(self._decoded(), block_samples):
+                    yield _finite(block.astype(dtype, copy=False), self.path)
 
-    def _decoded(self, dtype):
+    def _decoded(self):
         resampler = av.AudioResampler(format="fltp")  # same rate and layout, planar float
         # Opened anew: after a seek to the start a decoder may forget how many priming samples to drop.
         with av.open(str(self.path)) as container:
             for frame in container.decode(audio=0):
                 for plane in resampler.resample(frame):
-                    yield _finite(plane.to_ndarray().astype(dtype, copy=False), self.path)
+                    yield plane.to_ndarray()
 
     def close(self):
         """Release the file."""
