@@ -18,7 +18,8 @@ import pandas as pd
 
 from common.cli import run
 from common.dataset import PairSource, pairs_in
-from common.segments import Cut, candidates, choose, save_segments, summary
+from common.segment_sets import save_segments
+from common.segments import Cut, candidates, choose, summary
 from common.training import TrainSettings, train
 
 # Diversity weight of a choice; None: at random.

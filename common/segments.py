@@ -9,33 +9,27 @@ The noises are made again from the manifest. They cannot be estimated from input
 taken as the mean of both, the two residuals are exact opposites, whose correlation is -1 for every segment.
 """
 
-import logging
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import joblib
 import librosa
 import numpy as np
 from scipy.signal import stft
+from scipy.stats import rankdata
 from tqdm import tqdm
 
-from common.audio import AudioReader, read_audio, resample, write_audio
-from common.dataset import SAMPLE_RATE, PairFile, find_pairs, pairs_in
+from common.audio import AudioReader, resample
+from common.dataset import SAMPLE_RATE, PairFile
 from common.errors import CallError, UserError
 from common.evaluation import MIN_RMS, SEGMENT_SAMPLES
-from common.manifest import DATASET, MANIFEST, SIDES, Sources, read_dataset, read_manifest, write_rows
-from common.mixing import file_sha256
-from common.noises import SPLITS
+from common.manifest import SIDES, Sources, read_manifest
 from common.signals import pieces
 from common.workers import pool
 
-log = logging.getLogger(__name__)
-
 N_FFT, N_MELS = 2048, 40
-SEGMENTS = "segments.csv"
+# Hann frames that overlap by half count for a little less than as many independent ones: 1 + 2 (1/6)^2.
+FRAME_DEPENDENCE = 1.0556
 
 
 @dataclass(frozen=True)
@@ -81,18 +75,24 @@ def segment_length(sample_rate: int) -> int:
 
 
 def decorrelation(noise1: np.ndarray, noise2: np.ndarray) -> float:
-    """1 - coherent share of two noises, both (channels, samples); NaN when one of them is silent.
+    """1 - coherent share of two noises, both (channels, samples), 0..1; NaN when one of them is silent.
 
-    The coherent share is sum |S12| / sqrt(sum S11 sum S22) over all frequencies, with the cross-spectrum S12 and
-    the power spectra averaged over frames (Welch 1967). By the triangle inequality it is an upper bound of the
-    normalised cross-correlation at every lag (within a frame); it does not depend on the levels. Two unrelated
-    noises have a little of it by chance: about 0.89 / sqrt(frames) where their spectra overlap.
+    With the cross-spectrum S12 and the power spectra S11, S22 averaged over K frames (Welch 1967), the coherent
+    share is sum |S12| / sqrt(sum S11 sum S22) over all frequencies: by the triangle inequality an upper bound of the
+    normalised cross-correlation at every lag (within a frame), whatever the levels. Unrelated Gaussian noises have
+    |S12| = c sqrt(S11 S22) by chance, c = sqrt(pi / (4 K_eff)), the mean of a Rayleigh distribution. That is
+    taken off, for else two white noises would pass for more alike than two noises in different bands:
+    share = sum(|S12| - c sqrt(S11 S22)) / ((1 - c) sqrt(sum S11 sum S22)), and 0 where this is negative.
     """
     spectra = [stft(noise, nperseg=N_FFT, boundary=None, padded=False)[2] for noise in (noise1, noise2)]
-    cross = np.abs((spectra[0] * spectra[1].conj()).mean(axis=-1)).sum()
-    powers = [float(np.square(np.abs(s)).mean(axis=-1).sum()) for s in spectra]
-    norm = float(np.sqrt(powers[0] * powers[1]))
-    return 1 - float(cross) / norm if norm > 0 else float("nan")
+    cross = np.abs((spectra[0] * spectra[1].conj()).mean(axis=-1))
+    powers = [np.square(np.abs(s)).mean(axis=-1) for s in spectra]
+    norm = float(np.sqrt(powers[0].sum() * powers[1].sum()))
+    if not norm > 0:
+        return float("nan")
+    chance = np.sqrt(np.pi / 4 / (spectra[0].shape[-1] / FRAME_DEPENDENCE))
+    share = (cross - chance * np.sqrt(powers[0] * powers[1])).sum() / ((1 - chance) * norm)
+    return float(1 - np.clip(share, 0, 1))
 
 
 def spectral_profile(audio: np.ndarray) -> np.ndarray:
@@ -109,7 +109,7 @@ def _noise_blocks(row, sources, block_samples):
         return None
     try:
         noises = [sources.noise(row, side) for side in SIDES]
-    except UserError:  # a source that has gone: counted by build_sets
+    except UserError:  # a source that has gone; whoever builds a set says so
         return None
     return None if None in noises else [noise.blocks() for noise in noises]
 
@@ -159,10 +159,8 @@ def candidates(pairs: Sequence[PairFile], cut: Cut | None = None, jobs: int = -1
 
 
 def percentiles(values: np.ndarray) -> np.ndarray:
-    """The rank of each value, 0 (lowest) to 1; NaN counts as lowest."""
-    order = np.argsort(np.nan_to_num(values, nan=-np.inf), kind="stable")
-    ranks = np.empty(len(values))
-    ranks[order] = np.arange(len(values)) / max(1, len(values) - 1)
+    """The rank of each value, 0 (lowest) to 1, equal values sharing the mean of theirs; NaN counts as lowest."""
+    ranks = (rankdata(np.nan_to_num(values, nan=-np.inf)) - 1) / max(1, len(values) - 1)
     return np.where(np.isnan(values), 0.0, ranks)
 
 
@@ -200,62 +198,6 @@ def evenly(found: Sequence[Candidate], n: int) -> list[Candidate]:
     return [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(n, len(found))).round().astype(int))]
 
 
-def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], output_dir: str | Path) -> Path:
-    """Write the chosen segments as a dataset of their own: `output_dir`/input, /target, a manifest and segments.csv.
-
-    File names carry the segment's number within its pair (S1N2G3); the manifest repeats the pair's row with the
-    segment's start and score; segments.csv lists every candidate, and which were chosen in what order. Returns the
-    folder. Raises CallError when it is not empty.
-    """
-    output_dir = Path(output_dir)
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        raise CallError(f"expected an empty folder, but {output_dir} holds files: choose another OUTPUT_DIR or "
-                        "remove it")
-    # Made beside its place and renamed at the end: a set that is there is whole.
-    partial = output_dir.with_name(f".{output_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    folders = {side: partial / side for side in SIDES}
-    by_pair, names, rows = {}, {}, []
-    for candidate in sorted(chosen, key=lambda c: c.start_seconds):
-        by_pair.setdefault(candidate.pair, []).append(candidate)
-    for pair, members in sorted(by_pair.items(), key=lambda item: item[0].input.name):
-        parent = next((r for r in read_manifest(pair.input.parent) if r["pair_id"] == pair.pair_id), {})
-        written = _cut_out(pair, [c.start_seconds for c in members], folders)
-        for candidate, columns in zip(members, written, strict=True):
-            names[id(candidate)] = columns["pair_id"]
-            rows.append(dict(parent, **columns, start_seconds=candidate.start_seconds,
-                             decorrelation=candidate.decorrelation))
-    write_rows(folders["input"] / MANIFEST, rows, dict.fromkeys(key for row in rows for key in row))
-    if (found[0].pair.input.parent / DATASET).is_file():  # it names the sources
-        shutil.copyfile(found[0].pair.input.parent / DATASET, folders["input"] / DATASET)
-    order = {id(c): n for n, c in enumerate(chosen, 1)}
-    write_rows(partial / SEGMENTS, [
-        {"pair_id": c.pair.pair_id, "song": c.pair.song, "noise": c.pair.noise, "start_seconds": c.start_seconds,
-         "decorrelation": c.decorrelation, "chosen": order.get(id(c), ""), "segment": names.get(id(c), "")}
-        for c in found], ("pair_id", "song", "noise", "start_seconds", "decorrelation", "chosen", "segment"))
-    if output_dir.is_dir():
-        output_dir.rmdir()
-    os.replace(partial, output_dir)
-    return output_dir
-
-
-def _cut_out(pair, starts_seconds, folders):
-    """Write the segments of one pair that begin at ascending `starts_seconds`; returns their manifest columns."""
-    rows = [{"pair_id": f"{pair.pair_id}G{n}"} for n in range(1, len(starts_seconds) + 1)]
-    for side, folder in folders.items():
-        path = getattr(pair, side)
-        with AudioReader(path) as reader:
-            rate = reader.sample_rate
-            starts = [round(s * rate) for s in starts_seconds]
-            for row, piece in zip(rows, pieces(reader.blocks(rate), starts, segment_length(rate)), strict=True):
-                name = path.with_suffix(".wav").name.replace(pair.pair_id, row["pair_id"], 1)
-                audio = resample(piece, rate, SAMPLE_RATE)
-                audio = np.pad(audio, ((0, 0), (0, max(0, SEGMENT_SAMPLES - audio.shape[-1]))))[:, :SEGMENT_SAMPLES]
-                write_audio(folder / name, audio, SAMPLE_RATE, "PCM_16")
-                row |= {f"{side}_file": name, f"{side}_sha256": file_sha256(folder / name)}
-    return rows
-
-
 def summary(found: Sequence[Candidate], chosen: Sequence[Candidate], seed: int = 0) -> dict:
     """A choice in figures: mean decorrelation (NaN left out) and spectral diversity, chosen against random."""
     drawn = [found[i] for i in np.random.default_rng(seed).permutation(len(found))[: len(chosen)]]
@@ -267,55 +209,3 @@ def summary(found: Sequence[Candidate], chosen: Sequence[Candidate], seed: int =
     return {"n_candidates": len(found), "n_chosen": len(chosen), "mean_decorrelation": mean(found),
             "mean_decorrelation_chosen": mean(chosen), "diversity_random": nearest_distance(drawn),
             "diversity_chosen": nearest_distance(chosen)}
-
-
-def listen(candidate: Candidate) -> tuple[dict[str, np.ndarray], int]:
-    """Input and target of a segment, each (channels, samples), and their rate: what `listening_panel` takes."""
-    sides, rate = {}, SAMPLE_RATE
-    for side in SIDES:
-        audio, rate = read_audio(getattr(candidate.pair, side))
-        start = round(candidate.start_seconds * rate)
-        sides[side] = audio[:, start : start + segment_length(rate)]
-    return sides, rate
-
-
-def merged_sets(source: str | Path) -> dict[str, list[PairFile]]:
-    """The pairs by split of a folder that holds train, validation or test (as written by mergers), or one set alone.
-
-    Raises CallError when there is neither.
-    """
-    source = Path(source)
-    if (source / "input").is_dir():
-        split = read_dataset(source / "input").get("settings", {}).get("split", "train")
-        return {split: pairs_in(source)}
-    sets = {s: find_pairs(source / s / "input", source / s / "target") for s in SPLITS if (source / s).is_dir()}
-    if not sets:
-        raise CallError(f"expected folders {', '.join(SPLITS)} with input/ and target/ inside, or one input/ and "
-                        f"target/, in {source}: run a merger first")
-    return sets
-
-
-def build_sets(source: str | Path, output_dir: str | Path, n_segments: int, n_held_out: int,
-               diversity_weight: float = 0.5, cut: Cut | None = None, jobs: int = -1
-               ) -> dict[str, tuple[list[Candidate], list[Candidate]]]:
-    """Segments of every split of `source` (see merged_sets), written to `output_dir`/<split>.
-
-    The best `n_segments` of train; of validation and test `n_held_out` evenly spread ones, which no choice should
-    flatter. Returns all candidates and the chosen ones by split. Raises CallError when one is there already.
-    """
-    sets, made = merged_sets(source), {}
-    for split, pairs in sets.items():
-        found = candidates(pairs, cut, jobs)
-        if split == "train":
-            unknown = sum(np.isnan(c.decorrelation) for c in found)
-            if unknown:
-                log.warning("the noises of %d of %d segments cannot be made again, so that diversity alone ranks them: "
-                            "noisy targets, a merger's manifest and its noise folder are needed", unknown, len(found))
-            chosen = choose(found, n_segments, diversity_weight)
-        else:
-            chosen = evenly(found, n_held_out)
-        save_segments(found, chosen, Path(output_dir) / split)
-        log.info("%s: %d of %d segments of %d pairs written to %s", split, len(chosen), len(found), len(pairs),
-                 Path(output_dir) / split)
-        made[split] = found, chosen
-    return made

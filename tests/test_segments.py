@@ -4,23 +4,22 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common import segments
+from common import segment_sets
 from common.audio import read_audio, write_audio
 from common.dataset import PairFile, PairSource, check_disjoint, find_pairs, pairs_in
 from common.errors import CallError, UserError
 from common.evaluation import SEGMENT_SAMPLES
 from common.manifest import Sources, read_manifest, read_rows
+from common.segment_sets import build_sets, save_segments
 from common.segments import (
     Candidate,
     Cut,
-    build_sets,
     candidates,
     choose,
     decorrelation,
     evenly,
     nearest_distance,
     percentiles,
-    save_segments,
     spectral_profile,
     summary,
 )
@@ -41,8 +40,8 @@ def test_decorrelation_runs_from_copy_to_stranger_whatever_the_levels(rng):
     a, b = rng.standard_normal((2, 1, SEGMENT_SAMPLES))
     for level in (1, 1e-3, 100):
         assert decorrelation(a, level * a) == pytest.approx(0, abs=1e-6)
-        assert decorrelation(a, level * b) == pytest.approx(1 - 0.89 / np.sqrt(160), abs=0.03)
-    assert decorrelation(a, a + b) == pytest.approx(1 - 1 / np.sqrt(2), abs=0.02)
+        assert decorrelation(a, level * b) > 0.99  # not less by chance
+    assert decorrelation(a, a + b) == pytest.approx(1 - 1 / np.sqrt(2), abs=0.03)
     assert np.isnan(decorrelation(a, np.zeros_like(a)))
 
 
@@ -71,6 +70,7 @@ def test_profiles_tell_spectra_apart_and_ignore_level(rng):
 def test_percentiles():
     assert percentiles(np.array([0.3, np.nan, 0.1, 0.9])).tolist() == [2 / 3, 0, 1 / 3, 1]
     assert percentiles(np.full(3, np.nan)).tolist() == [0, 0, 0]
+    assert percentiles(np.array([1.0, 0.5, 1.0])).tolist() == [0.75, 0, 0.75]
 
 
 def test_the_choice_trades_decorrelation_against_diversity():
@@ -172,7 +172,7 @@ def test_an_interrupted_choice_leaves_no_half_set(merged, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         written.append(write_audio(*args))
 
-    monkeypatch.setattr(segments, "write_audio", breaking)
+    monkeypatch.setattr(segment_sets, "write_audio", breaking)
     with pytest.raises(KeyboardInterrupt):
         save_segments(found, chosen, tmp_path / "set")
     assert not (tmp_path / "set").exists()
