@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.signals import RECORDINGS, GaussianNoise, LoopedNoise
 
 MANIFEST, DATASET, JOURNAL = "manifest.csv", "dataset.json", "journal.csv"
+JOURNAL_PART = "journal-{}.csv"
 SIDES = ("input", "target")
 # offset: in samples at the song's rate; loops: copies of the recording that the noise touches; scale: the factor
 # on the zero-mean noise; SNRs in dB; a clean side has the noise CLEAN and empty columns after it.
@@ -45,6 +46,15 @@ def write_rows(path: str | Path, rows: Sequence[dict], columns: Iterable[str] = 
         writer.writeheader()
         writer.writerows(rows)
     os.replace(temporary, path)
+
+
+def append_row(path: str | Path, row: dict) -> None:
+    """Add a row to a CSV file of COLUMNS, which is begun when it is not there; a kill tears the last line at most."""
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def read_manifest(directory: str | Path) -> list[dict]:

@@ -1,10 +1,9 @@
 """Building a dataset of pairs: songs and a noise source in, INPUT and TARGET files and a manifest out.
 
 Every pair is decided by (seed, song, pair number) alone, so that worker processes, machines, interruptions
-and reruns do not change a byte. What is finished is noted in a journal; the manifest appears when all is done.
+and reruns do not change a byte. Workers note in journals what they finished; the manifest appears when all is done.
 """
 
-import csv
 import hashlib
 import json
 import logging
@@ -26,11 +25,12 @@ from common.audio import AudioError
 from common.errors import CallError, UserError
 from common.manifest import (
     CLEAN,
-    COLUMNS,
     DATASET,
     JOURNAL,
+    JOURNAL_PART,
     MANIFEST,
     SIDES,
+    append_row,
     read_dataset,
     read_rows,
     write_dataset,
@@ -177,9 +177,12 @@ def _make_pairs(job, path, song_number, pair_numbers):
               "sample_rate": song.sample_rate, "channels": song.channels, "samples": song.n_samples,
               "song_power": song.power}
     rows = []
+    # A journal of its own, so that the pairs of a long song are not lost with it.
+    journal = job.dirs[0] / JOURNAL_PART.format(f"S{song_number}N{pair_numbers[0]}-{os.getpid()}")
     for n in pair_numbers:
         with uninterrupted(job.parent):
             rows.append(shared | _make_pair(job, song, song_number, n))
+            append_row(journal, rows[-1])
     return rows
 
 
@@ -187,10 +190,16 @@ def _work(job, path, song_number, pair_numbers):
     return song_number, _make_pairs(job, path, song_number, pair_numbers)
 
 
-def _whole_pairs(path, dirs):
-    """Rows of an interrupted run whose files are still there."""
-    rows = [row for row in read_rows(path) if len(row["target_sha256"] or "") == 64]  # not a torn last line
-    return [row for row in rows if all((d / row[f"{s}_file"]).is_file() for d, s in zip(dirs, SIDES, strict=True))]
+def _take_over(dirs):
+    """Rows of the pairs that earlier runs finished and whose files are still there; their journals become one."""
+    manifest, journals = dirs[0] / MANIFEST, sorted(dirs[0].glob(JOURNAL_PART.format("*")))
+    found = [row for path in [manifest, dirs[0] / JOURNAL, *journals] for row in read_rows(path)]
+    whole = {row["pair_id"]: row for row in found if len(row["target_sha256"] or "") == 64  # not a torn last line
+             and all((d / row[f"{s}_file"]).is_file() for d, s in zip(dirs, SIDES, strict=True))}
+    write_rows(dirs[0] / JOURNAL, list(whole.values()))
+    for path in journals:
+        path.unlink()
+    return list(whole.values())
 
 
 def check_output(directory, prefix):
@@ -199,7 +208,8 @@ def check_output(directory, prefix):
     for path in sorted(directory.iterdir()):
         if path.name.startswith(f".{prefix}-") and path.suffix == ".tmp":
             path.unlink(missing_ok=True)
-        elif not (path.name.startswith(f"{prefix}-") or path.name in (MANIFEST, DATASET, JOURNAL)):
+        elif not (path.name.startswith(f"{prefix}-") or path.name in (MANIFEST, DATASET, JOURNAL)
+                  or path.match(JOURNAL_PART.format("*"))):
             raise CallError(f"expected an empty folder or an unfinished dataset of the same command, but "
                             f"{directory} holds {path.name}: choose another folder or move the file away")
 
@@ -253,20 +263,21 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     for directory, side in zip(dirs, SIDES, strict=True):
         check_output(directory, side.upper())
     _check_settings(settings, input_dir, target_dir)
-    rows = _whole_pairs(input_dir / (MANIFEST if (input_dir / MANIFEST).is_file() else JOURNAL), dirs)
-    rows = [row for row in rows if row["song"] in {_relative(p, settings.path_songs) for p in songs}]
+    songs_here = {_relative(p, settings.path_songs) for p in songs}
+    rows = [row for row in _take_over(dirs) if row["song"] in songs_here]
     write_dataset(input_dir, _description(settings, {}))
-    write_rows(input_dir / JOURNAL, rows)
     skipped = {}
     with pool(jobs, scheduler) as (parallel, n_workers):
         done = {(int(row["song_number"]), int(row["pair_number"])) for row in rows}
         tasks = _tasks(songs, done, settings.iter_noise, n_workers)
         job = _Job(settings, source, tuple(d.absolute() for d in dirs), None if scheduler else os.getpid())
         results = parallel(joblib.delayed(_work)(job, song, number, pairs) for number, song, pairs in tasks)
-        for number, result in _journaled(results, input_dir / JOURNAL, tasks, settings.split):
+        for number, result in tqdm(results, total=len(tasks), desc=f"mixing {settings.split} songs", unit="song",
+                                   disable=None):
             if isinstance(result, str):
                 if strict:
                     raise UserError(result)
+                log.warning("skipped: %s", result)
                 skipped[_relative(songs[number - 1], settings.path_songs)] = result
             else:
                 rows += result
@@ -278,18 +289,6 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     rows.sort(key=lambda row: (int(row["song_number"]), int(row["pair_number"])))
     write_rows(input_dir / MANIFEST, rows)
     write_dataset(input_dir, _description(settings, skipped))
-    (input_dir / JOURNAL).unlink()
+    for path in (input_dir / JOURNAL, *input_dir.glob(JOURNAL_PART.format("*"))):
+        path.unlink()
     return rows
-
-
-def _journaled(results, journal, tasks, split):
-    """Pass on what workers return, each noted at once: pairs in the journal, skipped songs as a warning."""
-    with open(journal, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        for number, result in tqdm(results, total=len(tasks), desc=f"mixing {split} songs", unit="song", disable=None):
-            if isinstance(result, str):
-                log.warning("skipped: %s", result)
-            else:
-                writer.writerows(result)
-                file.flush()
-            yield number, result

@@ -89,6 +89,26 @@ def test_killed_at_random_moments(corpus, tmp_path, script):
     assert in_between > 0  # else the kills came before or after the work
 
 
+def test_the_pairs_of_one_long_song_are_not_lost_with_it(corpus, tmp_path):
+    """A rerun makes what is missing and leaves the rest as it is."""
+    out = tmp_path / "out"
+    command = _command("merger.py", corpus, out)
+    command[command.index("--iter-songs") + 1], command[command.index("--iter-noise") + 1] = "1", "40"
+    process = _start([*command, "--jobs", "1"])
+    while len(list(out.glob("input/INPUT-*"))) < 8:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.wav")}
+    assert 16 <= len(before) < 80
+    again = _start([*command, "--jobs", "2"])
+    assert "40 pairs of 1 songs" in again.communicate()[1] and again.returncode == 0
+    made_again = [path for path, mtime in before.items() if path.stat().st_mtime_ns != mtime]
+    assert len(made_again) <= 2  # the pair that was in hand
+    assert {p.name for p in (out / "input").glob("[!I]*")} == {"manifest.csv", "dataset.json"}
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
 def test_a_worker_that_dies_is_one_sentence_and_the_rest_is_done_again(corpus, tmp_path):
     out = tmp_path / "out"
