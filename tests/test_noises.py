@@ -7,6 +7,7 @@ from common.errors import CallError
 from common.noises import (
     ClassNoises,
     MixedNoises,
+    NoiseClip,
     RealNoises,
     WhiteNoise,
     WhiteNoises,
@@ -69,6 +70,14 @@ def _draws(source, n=300):
 def test_two_clips_differ_in_fold_class_and_recording(corpus):
     for a, b in _draws(RealNoises(clips_for_split(corpus[1], "train"))):
         assert a.fold != b.fold and a.class_id != b.class_id and a.recording != b.recording
+
+
+def test_one_recording_under_two_classes_or_folds_is_no_pair():
+    """D4 rests on the recording, not on folds and classes that happen to keep recordings apart."""
+    same = [NoiseClip(Path(f"{n}.wav"), fold, "7", class_id) for n, fold, class_id in ((1, 1, 3), (2, 2, 4))]
+    for source in (RealNoises(same), ClassNoises(same, 3)):
+        with pytest.raises(CallError, match="second noise|other classes"):
+            source.second(np.random.default_rng(0), same[0])
 
 
 def test_class_noises_put_the_class_in_the_input_only(corpus):

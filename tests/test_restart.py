@@ -1,6 +1,7 @@
 """D6: a merger that is killed at any moment leaves whole pairs, and the same command ends with the same bytes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,29 @@ def test_killed_at_random_moments(corpus, tmp_path, script):
         assert _bytes(out) == whole
     print(f"{script}: {kills} kills, {in_between} of them with a part of the pairs written")
     assert in_between > 0  # else the kills came before or after the work
+
+
+def test_what_a_kill_can_leave_is_taken_over(merged, corpus, call, tmp_path):
+    """Journals with a torn line, a journaled pair whose file is gone, half a pair and half a file."""
+    input_dir, target_dir, rows = merged("merger_mixed_white.py", "train", 2, 4)
+    for folder in (input_dir, target_dir):
+        shutil.copytree(folder, tmp_path / folder.name)
+    left = tmp_path / "input"
+    lines = (left / "manifest.csv").read_text().splitlines(keepends=True)
+    (left / "manifest.csv").unlink()
+    (left / "journal.csv").write_text("".join(lines[:3]))
+    (left / "journal-S1N3-77.csv").write_text(lines[0] + lines[3] + lines[4][:-40])  # its last hash is cut
+    (left / "journal-S2N1-78.csv").write_text(lines[0] + lines[5])
+    (tmp_path / "target" / rows[4]["target_file"]).unlink()
+    (left / rows[6]["input_file"]).unlink()
+    (left / f".{rows[7]['input_file']}.123.tmp").write_bytes(b"half")
+    kept = [tmp_path / "target" / row["target_file"] for row in rows[:3]]
+    before = [path.stat().st_mtime_ns for path in kept]
+    call("merger_mixed_white.py", "--path-songs", corpus[0], "--path-noises", corpus[1], "--iter-songs", 2,
+         "--iter-noise", 4, "--input-dir", left, "--target-dir", tmp_path / "target")
+    whole = {(f.name, p.name): p.read_bytes() for f in (input_dir, target_dir) for p in f.iterdir()}
+    assert _bytes(tmp_path) == whole
+    assert [path.stat().st_mtime_ns for path in kept] == before  # what was whole is not made again
 
 
 def test_the_pairs_of_one_long_song_are_not_lost_with_it(corpus, tmp_path):
