@@ -76,7 +76,7 @@ def test_one_recording_under_two_classes_or_folds_is_no_pair():
     """D4 rests on the recording, not on folds and classes that happen to keep recordings apart."""
     same = [NoiseClip(Path(f"{n}.wav"), fold, "7", class_id) for n, fold, class_id in ((1, 1, 3), (2, 2, 4))]
     for source in (RealNoises(same), ClassNoises(same, 3)):
-        with pytest.raises(CallError, match="second noise|other classes"):
+        with pytest.raises(CallError, match=r"second noise|other classes"):
             source.second(np.random.default_rng(0), same[0])
 
 
