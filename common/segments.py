@@ -30,6 +30,8 @@ from common.workers import pool
 N_FFT, N_MELS = 2048, 40
 # Hann frames that overlap by half count for a little less than as many independent ones: 1 + 2 (1/6)^2.
 FRAME_DEPENDENCE = 1.0556
+# Enough to decide between equals, too little to decide anything else.
+TIE_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -169,15 +171,16 @@ def choose(found: Sequence[Candidate], n: int, diversity_weight: float = 0.5) ->
 
     The score is (1 - w) * r + w * d, with r the percentile of the decorrelation among the candidates and d in 0..1
     half the least distance 1 - cosine of the spectral profile to those chosen. `diversity_weight` w: 0 ranks by
-    decorrelation alone. Raises CallError for a weight outside 0..1.
+    decorrelation and leaves ties, which are many, to d. Raises CallError for a weight outside 0..1.
     """
     if not 0 <= diversity_weight <= 1:
         raise CallError(f"expected a diversity weight between 0 and 1, got {diversity_weight}")
+    weight = max(diversity_weight, TIE_WEIGHT)
     profiles = np.stack([c.profile for c in found])
     independence = percentiles(np.array([c.decorrelation for c in found]))
     distance, chosen = np.ones(len(found)), []
     for _ in range(min(n, len(found))):
-        scores = (1 - diversity_weight) * independence + diversity_weight * distance
+        scores = (1 - weight) * independence + weight * distance
         scores[chosen] = -np.inf
         best = int(scores.argmax())
         chosen.append(best)

@@ -78,6 +78,8 @@ def test_the_choice_trades_decorrelation_against_diversity():
     assert choose(found, 2, 0.0) == found[:2]
     assert choose(found, 2, 0.8) == [found[0], found[2]]
     assert len(choose(found, 10)) == 3
+    equal = [_candidate(1.0, d) for d in (0, 0, 1)]
+    assert choose(equal, 2, 0.0) == [equal[0], equal[2]]  # ties go to diversity
     unknown = [_candidate(float("nan"), d) for d in (0, 0, 1)]
     assert choose(unknown, 2) == [unknown[0], unknown[2]]
     with pytest.raises(CallError, match="diversity weight"):
