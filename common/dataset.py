@@ -21,6 +21,10 @@ from common.signals import SILENT_RMS
 from common.songs import song_name
 
 SAMPLE_RATE = 44100
+# 323 frames of the default STFT: the 3.74 s segments of the literature.
+SEGMENT_SAMPLES = 165_000
+# A segment that is quieter than this (-60 dBFS RMS) has no meaningful SNR.
+MIN_RMS = 1e-3
 _PAIR_FILE = re.compile(r"(INPUT|TARGET)-(S\d+N\d+(?:G\d+)?)-")
 # Crops that are tried before a silent one is accepted.
 MAX_CROPS = 10

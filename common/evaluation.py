@@ -13,18 +13,14 @@ import numpy as np
 import pandas as pd
 
 from common.audio import read_audio, write_audio
-from common.dataset import PairFile
+from common.dataset import MIN_RMS, SEGMENT_SAMPLES, PairFile
 from common.denoising import denoise
 from common.errors import UserError
 from common.metrics import score
 from common.model import Denoiser
 
-# 323 frames of the default STFT: the 3.74 s segments of the literature.
-SEGMENT_SAMPLES = 165_000
 DO_NOTHING, DENOISED = "do nothing", "denoised"
 N_BOOTSTRAP = 2000
-# A segment whose clean side is quieter than this (-60 dBFS RMS) has no meaningful SNR.
-MIN_RMS = 1e-3
 
 
 @dataclass(frozen=True)

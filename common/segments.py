@@ -20,9 +20,8 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from common.audio import AudioReader, resample
-from common.dataset import SAMPLE_RATE, PairFile
+from common.dataset import MIN_RMS, SAMPLE_RATE, SEGMENT_SAMPLES, PairFile
 from common.errors import CallError, UserError
-from common.evaluation import MIN_RMS, SEGMENT_SAMPLES
 from common.manifest import SIDES, Sources, read_manifest
 from common.signals import pieces
 from common.workers import pool

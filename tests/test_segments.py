@@ -6,9 +6,8 @@ import soundfile as sf
 
 from common import segment_sets
 from common.audio import read_audio, write_audio
-from common.dataset import PairFile, PairSource, check_disjoint, find_pairs, pairs_in
+from common.dataset import SEGMENT_SAMPLES, PairFile, PairSource, check_disjoint, find_pairs, pairs_in
 from common.errors import CallError, UserError
-from common.evaluation import SEGMENT_SAMPLES
 from common.manifest import Sources, read_manifest, read_rows
 from common.segment_sets import build_sets, save_segments
 from common.segments import (
