@@ -18,7 +18,6 @@ from common.errors import CallError, UserError
 WORKER_TIMEOUT_SECONDS = 60
 # Held while a worker does what must not be left half done.
 _whole = threading.Lock()
-_watched = set()
 
 
 @contextlib.contextmanager
@@ -32,7 +31,8 @@ def pool(jobs: int = -1, scheduler: str | None = None) -> Iterator[tuple[joblib.
         # It says that a worker was replaced by a fresh one because it had grown: that is as it should be.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
         try:
-            yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered"), joblib.effective_n_jobs(jobs)
+            yield (joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", initializer=_follow,
+                                   initargs=(os.getpid(),)), joblib.effective_n_jobs(jobs))
         except BrokenExecutor as error:
             raise UserError("expected every worker process to live, but one was killed, perhaps for want of memory: "
                             "run the same command again, with fewer --jobs") from error
@@ -69,21 +69,9 @@ def _ship_code(client):
                         "s: start some with dask worker") from error
 
 
-@contextlib.contextmanager
-def uninterrupted(parent: int | None) -> Iterator[None]:
-    """Do something whole in a worker of process `parent`, and end this worker after it when `parent` is gone.
-
-    joblib's workers outlive a parent that was killed by minutes, and would write into the folders of the next
-    run. In the parent itself, or without one to watch (None), nothing is done.
-    """
-    if parent in (None, os.getpid()):
-        yield
-        return
-    if parent not in _watched:
-        _watched.add(parent)
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    with _whole:
-        yield
+def _follow(parent):
+    """In a new worker: end with process `parent`, which joblib's workers else outlive by minutes when it is killed."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent):
@@ -91,3 +79,17 @@ def _end_with(parent):
         time.sleep(0.2)
     _whole.acquire()  # never released: no other work begins
     os._exit(1)
+
+
+@contextlib.contextmanager
+def uninterrupted(parent: int | None) -> Iterator[None]:
+    """Do something whole in a worker of process `parent`, which ends only after it when `parent` is gone.
+
+    Else it would leave something half done behind, in the folders of the next run. In `parent` itself, or
+    without one (None), nothing is done.
+    """
+    if parent in (None, os.getpid()):
+        yield
+        return
+    with _whole:
+        yield

@@ -63,7 +63,7 @@ def test_killed_at_random_moments(corpus, tmp_path, script):
         out = tmp_path / f"killed{finished}"
         process = _start(_command(script, corpus, out))
         try:
-            process.wait(rng.uniform(0.1, 0.9) * seconds)
+            process.wait(rng.uniform(0.35, 1.0) * seconds)
         except subprocess.TimeoutExpired:
             # Sometimes the main process alone, whose workers have then lost their parent.
             if rng.random() < 0.5:
