@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,16 +72,16 @@ class MergeSettings:
     format: str = "wav"
 
     def command(self) -> str:
-        """The call that makes this dataset, without the output folders and what does not change its bytes."""
+        """The shell call that makes this dataset, without the output folders and what does not change its bytes."""
         flags = [f"{self.merger}.py"]
         for name, value in asdict(self).items():
             flag = "--iter-white-noise" if (name, self.path_noises) == ("iter_noise", None) else _flag(name)
             if value is True:
                 flags += [flag]
-            elif name != "merger" and value not in (None, False):
+            elif name != "merger" and value is not None and value is not False:  # 0 is a class and a seed
                 text = value if name == "snr_db" else [",".join(map(str, value)) if name == "folds" else value]
                 flags += [flag, *map(str, text)]
-        return " ".join(flags)
+        return shlex.join(flags)
 
 
 def _flag(name):
@@ -89,12 +90,11 @@ def _flag(name):
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs besides the song. `parent`: the process that a worker must not outlive."""
+    """What a worker needs besides the song."""
 
     settings: MergeSettings
     source: NoiseSource
     dirs: tuple[Path, Path]
-    parent: int | None
 
 
 def choose_songs(settings: MergeSettings) -> list[Path]:
@@ -180,7 +180,7 @@ def _make_pairs(job, path, song_number, pair_numbers):
     # A journal of its own, so that the pairs of a long song are not lost with it.
     journal = job.dirs[0] / JOURNAL_PART.format(f"S{song_number}N{pair_numbers[0]}-{os.getpid()}")
     for n in pair_numbers:
-        with uninterrupted(job.parent):
+        with uninterrupted():
             rows.append(shared | _make_pair(job, song, song_number, n))
             append_row(journal, rows[-1])
     return rows
@@ -270,7 +270,7 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     with pool(jobs, scheduler) as (parallel, n_workers):
         done = {(int(row["song_number"]), int(row["pair_number"])) for row in rows}
         tasks = _tasks(songs, done, settings.iter_noise, n_workers)
-        job = _Job(settings, source, tuple(d.absolute() for d in dirs), None if scheduler else os.getpid())
+        job = _Job(settings, source, tuple(d.absolute() for d in dirs))
         results = parallel(joblib.delayed(_work)(job, song, number, pairs) for number, song, pairs in tasks)
         for number, result in tqdm(results, total=len(tasks), desc=f"mixing {settings.split} songs", unit="song",
                                    disable=None):

@@ -1,5 +1,6 @@
 """Worker processes: those of this machine, or those of a Dask cluster."""
 
+import asyncio
 import contextlib
 import os
 import tempfile
@@ -16,8 +17,8 @@ import joblib
 from common.errors import CallError, UserError
 
 WORKER_TIMEOUT_SECONDS = 60
-# Held while a worker does what must not be left half done.
-_whole = threading.Lock()
+# Held while a worker of this machine does what must not be left half done; None in every other process.
+_whole = None
 
 
 @contextlib.contextmanager
@@ -64,13 +65,15 @@ def _ship_code(client):
         client.upload_file(archive.filename)
     try:
         client.submit(os.getpid, pure=False).result(timeout=WORKER_TIMEOUT_SECONDS)
-    except TimeoutError as error:
+    except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
         raise CallError(f"expected the Dask scheduler to have workers, but none answered in {WORKER_TIMEOUT_SECONDS} "
                         "s: start some with dask worker") from error
 
 
 def _follow(parent):
     """In a new worker: end with process `parent`, which joblib's workers else outlive by minutes when it is killed."""
+    global _whole
+    _whole = threading.Lock()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -82,14 +85,10 @@ def _end_with(parent):
 
 
 @contextlib.contextmanager
-def uninterrupted(parent: int | None) -> Iterator[None]:
-    """Do something whole in a worker of process `parent`, which ends only after it when `parent` is gone.
+def uninterrupted() -> Iterator[None]:
+    """Do something whole in a worker, which ends only after it when its parent is gone.
 
-    Else it would leave something half done behind, in the folders of the next run. In `parent` itself, or
-    without one (None), nothing is done.
+    Else it would leave something half done behind, in the folders of the next run.
     """
-    if parent in (None, os.getpid()):
-        yield
-        return
-    with _whole:
+    with _whole or contextlib.nullcontext():
         yield

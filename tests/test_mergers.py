@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from common.audio import read_audio, resample, write_audio
 from common.dataset import check_disjoint, find_pairs
 from common.errors import UserError
 from common.manifest import read_dataset, read_manifest
+from common.merging import MergeSettings
 from common.signals import GaussianNoise
 from common.songs import song_name
 from tests.conftest import measured_snr_db
@@ -170,12 +172,14 @@ def test_flac_holds_the_same_samples_in_less_space(merged):
 
 
 def test_dataset_json_holds_the_command_that_makes_the_set_again(merged, call, tmp_path):
-    input_dir, target_dir, _ = merged("merger_class.py", "train", 2, 2, "--class-num", "4", "--snr-db", "7", "8",
+    input_dir, target_dir, _ = merged("merger_class.py", "train", 2, 2, "--class-num", "0", "--snr-db", "7", "8",
                                       "--folds", "1,2,3")
     description = read_dataset(input_dir)
     assert set(description) == {"command", "settings", "sources", "versions", "skipped_songs"}
-    call(*description["command"].split(), "--input-dir", tmp_path / "input", "--target-dir", tmp_path / "target")
+    call(*shlex.split(description["command"]), "--input-dir", tmp_path / "input", "--target-dir", tmp_path / "target")
     assert _bytes(tmp_path / "input", tmp_path / "target") == _bytes(input_dir, target_dir)
+    spaced = MergeSettings("merger", "train", "/my songs", "/n", 1, 1, 0).command()
+    assert shlex.split(spaced)[:5] == ["merger.py", "--split", "train", "--path-songs", "/my songs"]
     white = read_dataset(merged("merger_white.py", "test", 2, 2)[0])
     assert "--iter-white-noise 2" in white["command"] and white["sources"]["noises"] is None
 
