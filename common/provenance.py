@@ -20,6 +20,7 @@ from common.manifest import DATASET, MANIFEST, SIDES, Sources, read_rows
 from common.merging import check_output
 from common.mixing import ScaledNoise, file_sha256, write_pair
 from common.signals import Song
+from common.workers import pool, uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,15 @@ def problems(input_dir: str | Path, target_dir: str | Path, jobs: int = -1) -> l
     return found + [f"{p} has changed" for p, h in zip(present, hashes, strict=True) if h != expected[p]]
 
 
+def _check_same_set(directory, side, rows, manifest):
+    """Refuse a folder that holds another dataset."""
+    strangers = {p.name for p in directory.glob(f"{side.upper()}-*")} - {row[f"{side}_file"] for row in rows}
+    own = directory / MANIFEST
+    if strangers or (own.is_file() and own.read_bytes() != manifest.read_bytes()):
+        raise CallError(f"expected an empty folder or one of the same manifest, but {directory} holds "
+                        f"{min(strangers, default=MANIFEST)} of another dataset: choose another folder")
+
+
 def _checked(path, sha256):
     if sha256 and file_sha256(path) != sha256:
         raise UserError(f"expected the source {path} as it was when the manifest was written, but it has changed: "
@@ -66,7 +76,9 @@ def _regenerate_song(rows, sources, dirs):
             if row[f"{side}_noise_sha256"]:
                 _checked(sources.noises / row[f"{side}_noise"], row[f"{side}_noise_sha256"])
             members.append(noise and ScaledNoise(noise, float(row[f"{side}_scale"])))
-        write_pair(song, members, float(row["gain"]), [d / row[f"{s}_file"] for d, s in zip(dirs, SIDES, strict=True)])
+        paths = [d / row[f"{s}_file"] for d, s in zip(dirs, SIDES, strict=True)]
+        with uninterrupted():
+            write_pair(song, members, float(row["gain"]), paths)
     return [row[f"{s}_file"] for row in rows for d, s in zip(dirs, SIDES, strict=True)
             if file_sha256(d / row[f"{s}_file"]) != row[f"{s}_sha256"]]
 
@@ -82,11 +94,13 @@ def regenerate(manifest: str | Path, input_dir: str | Path, target_dir: str | Pa
     rows = _merger_rows(manifest)
     for directory, side in zip(dirs, SIDES, strict=True):
         check_output(directory, side.upper())
+        _check_same_set(directory, side, rows, manifest)
     sources = Sources.of(manifest.parent, path_songs, path_noises)
     by_song = [list(group) for _, group in groupby(rows, key=lambda row: row["song_number"])]
     work = (joblib.delayed(_regenerate_song)(group, sources, dirs) for group in by_song)
-    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(work)
-    different = [name for names in tqdm(results, total=len(by_song), unit="song", disable=None) for name in names]
+    with pool(jobs) as (parallel, _):
+        results = tqdm(parallel(work), total=len(by_song), unit="song", disable=None)
+        different = sorted(name for names in results for name in names)
     for name in (MANIFEST, DATASET):
         if (manifest.parent / name).is_file() and manifest.parent.resolve() != dirs[0].resolve():
             shutil.copyfile(manifest.parent / name, dirs[0] / name)

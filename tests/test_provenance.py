@@ -85,3 +85,11 @@ def test_another_manifest_is_refused(tmp_path):
     for path, message in ((tmp_path / "manifest.csv", "another kind"), (tmp_path / "none.csv", "not there")):
         with pytest.raises(CallError, match=message):
             regenerate(path, tmp_path / "i", tmp_path / "t")
+
+
+def test_another_dataset_is_left_alone(copy, merged):
+    other = merged("merger.py", "train", 2, 2, "--seed", "1")[0] / "manifest.csv"
+    before = _bytes(*copy)
+    with pytest.raises(CallError, match="of another dataset"):
+        regenerate(other, *copy, jobs=1)
+    assert _bytes(*copy) == before
