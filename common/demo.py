@@ -72,6 +72,7 @@ def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, j
 
 
 def main():
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", help="where to write songs/ and noises/")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus (default 0)")

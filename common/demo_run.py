@@ -131,6 +131,7 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
 
 
 def main():
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", default="demo", help="folder for everything the run writes (default: demo)")
     parser.add_argument("--songs", help="folder of your own songs")

@@ -210,6 +210,7 @@ def log_progress(input_path: str | Path, every_seconds: float = 10.0) -> Callabl
     started = last = time.monotonic()
 
     def report(done):
+        """Log, if it is time to."""
         nonlocal last
         now = time.monotonic()
         if now - last > every_seconds and done:

@@ -26,7 +26,7 @@ MEMBER_COLUMNS = ("noise", "noise_sha256", "noise_class", "noise_fold", "noise_r
 # song_power: mean square at full scale 1; gain: the factor on both members of the pair.
 COLUMNS = ("pair_id", "split", "song_number", "pair_number", "song", "song_sha256", "sample_rate", "channels",
            "samples", "song_power", "gain", *(f"{side}_{c}" for side in SIDES for c in MEMBER_COLUMNS))
-CLEAN, WHITE_NOISE = "CLEAN", "white"
+CLEAN = "CLEAN"
 
 
 def read_rows(path: str | Path) -> list[dict]:

@@ -104,7 +104,7 @@ def spectral_profile(audio: np.ndarray) -> np.ndarray:
     return profile / (np.linalg.norm(profile) + 1e-9)
 
 
-def _noise_blocks(row, sources, block_samples):
+def _noise_blocks(row, sources):
     """Streams of the two noises of a pair; None when there is no second noise, no manifest or no source."""
     if not row or not row.get("input_scale"):
         return None
@@ -122,7 +122,7 @@ def _score_pair(pair, row, cut):
         rate, length = noisy.sample_rate, segment_length(noisy.sample_rate)
         starts = cut.starts(round(noisy.seconds * rate), rate)
         streams = [pieces(reader.blocks(rate), starts, length) for reader in (noisy, target)]
-        noises = _noise_blocks(row, Sources.of(pair.input.parent), rate) if starts else None
+        noises = _noise_blocks(row, Sources.of(pair.input.parent)) if starts else None
         if noises:
             streams += [pieces(blocks, starts, length) for blocks in noises]
         for start, noisy_piece, target_piece, *noise_pieces in zip(starts, *streams, strict=True):

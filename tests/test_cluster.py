@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from common import workers
+from common.errors import CallError
 from tests.conftest import ROOT
 
 DASK = Path(sys.executable).parent / "dask"
@@ -48,18 +50,29 @@ def _command(corpus, out, *extra):
 @pytest.mark.slow
 def test_a_cluster_makes_the_same_bytes_though_a_worker_is_killed(corpus, merged, cluster, tmp_path):
     input_dir, target_dir, _ = merged("merger_mixed_white.py", "train", 6, 5)
-    address, workers = cluster
+    address, processes = cluster
     process = subprocess.Popen(_command(corpus, tmp_path, "--scheduler", address), cwd=ROOT, stderr=subprocess.PIPE,
                                text=True)
     deadline = time.monotonic() + 90
     while len(list((tmp_path / "target").glob("TARGET-*"))) < 4:  # of 30
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.05)
-    workers[0].send_signal(signal.SIGKILL)
+    processes[0].send_signal(signal.SIGKILL)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 0 and "30 pairs of 6 songs" in errors, errors
-    assert workers[1].poll() is None
+    assert processes[1].poll() is None
     assert _bytes(tmp_path / "input", tmp_path / "target") == _bytes(input_dir, target_dir)
+
+
+@pytest.mark.slow
+def test_a_scheduler_without_workers_is_one_sentence(cluster, monkeypatch):
+    address, processes = cluster
+    for process in processes:
+        process.kill()
+        process.wait()
+    monkeypatch.setattr(workers, "WORKER_TIMEOUT_SECONDS", 2)
+    with pytest.raises(CallError, match="none answered in 2 s"), workers.pool(scheduler=address):
+        pass
 
 
 def test_an_absent_scheduler_is_one_sentence(corpus, call, tmp_path):
