@@ -7,7 +7,6 @@ a system install.
 """
 
 import os
-import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,9 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from common.errors import CallError, UserError
+from common.errors import CallError
+from common.sinks import ENCODERS, AudioError, open_sink
+from common.tags import Tags, write_tags
 
 SNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff")
 # libsndfile 1.2 calls every fifth intact Opus file malformed.
@@ -27,15 +28,11 @@ AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 # How many bits a sample keeps in a file; float formats are written as they are.
 PCM_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 # The format that an output suffix gets when the input's own cannot be kept.
-DEFAULT_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
-# The header counts bytes in 32 bits.
-MAX_WAV_BYTES = 2**32 - 1024
+DEFAULT_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MP3", ".m4a": "AAC"}
+OUTPUT_SUFFIXES = tuple(DEFAULT_SUBTYPES)
+CLIP_POLICIES = ("rescale", "limit", "none")
 # libsndfile's Vorbis encoder overflows its stack on very long blocks.
 WRITE_BLOCK = 1 << 16
-
-
-class AudioError(UserError):
-    """An audio file that cannot be read or written."""
 
 
 def list_audio(folder: str | Path) -> list[Path]:
@@ -201,78 +198,98 @@ def _interleaved(audio):
     return out
 
 
-class _Wave16:
-    """A 16-bit WAV file: what libsndfile writes too, but for its copying and its wait for the disk at the end."""
-
-    def __init__(self, path, sample_rate, channels):
-        self._file = wave.open(str(path), "wb")  # noqa: SIM115, closed by close()
-        self._file.setparams((channels, 2, sample_rate, 0, "NONE", ""))
-        self._path, self._free = path, MAX_WAV_BYTES
-
-    def write(self, samples):
-        self._free -= samples.nbytes
-        if self._free < 0:
-            raise AudioError(f"expected at most {MAX_WAV_BYTES / 1e9:.1f} GB for a WAV file, but {self._path} would "
-                             "be larger: write FLAC")
-        self._file.writeframesraw(samples.astype("<i2", copy=False).data)
-
-    def close(self):
-        self._file.close()
-
-
 class AudioWriter:
     """Writes blocks to a temporary file beside `path` and renames it when all went well.
 
-    The format follows the suffix (.wav, .flac, .ogg, .mp3); `subtype` chooses the sample format where
-    the suffix allows it (PCM_16, PCM_24, PCM_32, FLOAT, DOUBLE). Samples above full scale are limited
-    and counted in `limited`. Use as a context manager: after an exception nothing is left behind.
+    The format follows the suffix (OUTPUT_SUFFIXES); `subtype` chooses the sample format where the suffix allows it
+    (PCM_16, PCM_24, PCM_32, FLOAT, DOUBLE). `tags` are written too.
+
+    `clip` is what happens to samples above full scale in a format that cannot hold them: "limit" sets them to full
+    scale, "rescale" lowers the whole file by one gain so that none is above it (and keeps the samples in a file
+    beside `path` until then), "none" hands them to a lossy encoder as they are, and is refused for whole numbers.
+
+    Attributes, complete at the end: `peak` (of the samples given, 1 is full scale), `limited` (samples that were set
+    to full scale), `gain` (of "rescale", else 1). Use as a context manager: after an exception nothing is left.
     """
 
-    def __init__(self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None):
+    def __init__(self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None,
+                 clip: str = "limit", tags: Tags | None = None):
         self.path = Path(path)
-        suffix = self.path.suffix.lower()
-        if suffix not in DEFAULT_SUBTYPES:
-            raise CallError(f"expected an output name ending in {', '.join(DEFAULT_SUBTYPES)}, got {self.path}: "
+        self._suffix = self.path.suffix.lower()
+        if self._suffix not in DEFAULT_SUBTYPES:
+            raise CallError(f"expected an output name ending in {', '.join(OUTPUT_SUFFIXES)}, got {self.path}: "
                             "choose one of these formats")
-        if subtype is None or not sf.check_format(suffix[1:].upper(), subtype):
-            subtype = DEFAULT_SUBTYPES[suffix]
+        if clip not in CLIP_POLICIES:
+            raise CallError(f"expected a clip policy among {', '.join(CLIP_POLICIES)}, got {clip!r}")
+        if subtype is None or self._suffix in ENCODERS or not sf.check_format(self._suffix[1:].upper(), subtype):
+            subtype = DEFAULT_SUBTYPES[self._suffix]
         self.bits = PCM_BITS.get(subtype)
-        self.limited = 0
+        if self.bits and clip == "none":
+            raise CallError(f"expected a format that can hold samples above full scale with clip policy none, but "
+                            f"{self.path} would hold whole numbers of {self.bits} bits: choose rescale, limit or float")
+        self._clip = "none" if subtype in ("FLOAT", "DOUBLE") else clip
+        self.limited, self.peak, self.gain = 0, 0.0, 1.0
+        self._tags, self._spool = tags or Tags(), None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            if (suffix, subtype) == (".wav", "PCM_16"):
-                self._file = _Wave16(self._temporary, sample_rate, channels)
-            else:
-                self._file = sf.SoundFile(self._temporary, "w", sample_rate, channels, subtype,
-                                          format=suffix[1:].upper())
-        except sf.LibsndfileError as error:
-            raise AudioError(f"expected to write {self.path} ({channels} channels at {sample_rate} Hz), but "
-                             f"{error}: choose another format or folder") from error
+        self._sink = open_sink(self._temporary, self._suffix, sample_rate, channels, subtype, self._tags)
+        if self._clip == "rescale":
+            self._channels = channels
+            self._spool = open(self._temporary.with_suffix(".samples"), "w+b")  # noqa: SIM115, closed by __exit__
 
     def write(self, audio: np.ndarray):
         """Append a block of shape (channels, samples): floats, or int16 for a 16-bit file, taken as they are."""
-        if self.bits and audio.dtype != np.int16:
-            audio, limited = to_pcm(audio, self.bits)
-            self.limited += limited
-            if self.bits == 24:
-                audio = audio << 8  # libsndfile takes 24-bit samples in the top of 32-bit words
         try:
-            for start in range(0, audio.shape[-1], WRITE_BLOCK):
-                self._file.write(_interleaved(audio[:, start : start + WRITE_BLOCK]))
-        except (sf.LibsndfileError, OSError) as error:
+            if audio.dtype == np.int16:
+                self._put(audio)
+                return
+            self.peak = max(self.peak, float(np.abs(audio).max(initial=0)))
+            if self._spool:
+                self._spool.write(_interleaved(audio.astype(np.float64, copy=False)).data)
+            else:
+                self._put(audio)
+        except (sf.LibsndfileError, av.FFmpegError, OSError) as error:
             raise AudioError(f"expected room for {self.path}, but writing failed ({error}): free some disk "
                              "space or choose another folder") from error
+
+    def _put(self, audio):
+        if audio.dtype != np.int16:
+            if self.bits:
+                audio, limited = to_pcm(audio, self.bits)
+                self.limited += limited
+                if self.bits == 24:
+                    audio = audio << 8  # libsndfile takes 24-bit samples in the top of 32-bit words
+            elif self._clip != "none":
+                self.limited += int((np.abs(audio) > 1).sum())
+                audio = np.clip(audio, -1, 1)
+        for start in range(0, audio.shape[-1], WRITE_BLOCK):
+            self._sink.write(_interleaved(audio[:, start : start + WRITE_BLOCK]))
+
+    def _rescale(self):
+        """Write what was kept, at the gain that brings its peak to the largest number of the format."""
+        top = 1 - 2.0 ** (1 - self.bits) if self.bits else 1.0
+        self.gain = min(1.0, top / self.peak) if self.peak > 1 else 1.0
+        self._spool.seek(0)
+        while data := self._spool.read(8 * self._channels * WRITE_BLOCK):
+            self._put(self.gain * np.frombuffer(data).reshape(-1, self._channels).T)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        self._file.close()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
+        try:
+            if kind is None and self._spool:
+                self._rescale()
+            self._sink.close()
+            if kind is None:
+                if self._tags and self._suffix not in ENCODERS:
+                    write_tags(self._temporary, self._suffix[1:], self._tags)
+                os.replace(self._temporary, self.path)
+        finally:
             self._temporary.unlink(missing_ok=True)
+            if self._spool:
+                self._spool.close()
+                Path(self._spool.name).unlink(missing_ok=True)
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str | None = None) -> int:

@@ -55,6 +55,11 @@ def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = Fal
     save_atomically(weights_content(model, info, half), path)
 
 
+def pretrained_names() -> list[str]:
+    """The names that stand for files in pretrained_weights/."""
+    return sorted(path.stem for path in PRETRAINED.glob("*.pth"))
+
+
 def find_weights(name_or_path: str | Path) -> Path:
     """A path as it is, or the file of a name in pretrained_weights/, as `white` or `mixed`."""
     path = Path(name_or_path)

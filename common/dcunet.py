@@ -55,30 +55,30 @@ DECODER = (
     Row(0, (7, 1), (1, 1), (3, 0)),
 )
 FREQUENCY, TIME = 0, 1
+# Slope of the leaky ReLU below zero.
+SLOPE = 0.01
 # Frames between two inputs that the strides treat alike: a chunk that starts on a multiple of it sees
 # the same grid as the whole signal.
 TIME_STRIDE = math.prod(row.stride[TIME] for row in ENCODER)
 
 
-def _layer_sizes(n: int, axis: int) -> tuple[list[int], int]:
-    """Sizes after each encoder row along `axis`, and the decoder's last size; 0 where nothing is left."""
+def layer_sizes(n: int, axis: int) -> list[int]:
+    """Sizes along `axis` of the input and after each of the 20 rows; 0 where nothing is left."""
     sizes = [n]
     for row in ENCODER:
         sizes.append(max(0, (sizes[-1] + 2 * row.padding[axis] - row.kernel[axis]) // row.stride[axis] + 1))
-    out = sizes[-1]
-    for k, row in enumerate(DECODER):
-        if k and out != sizes[10 - k]:
-            return sizes, 0  # the skip connection would not fit
-        out = ((out - 1) * row.stride[axis] - 2 * row.padding[axis] + row.kernel[axis]
-               + row.output_padding[axis])
-    return sizes, out
+    for row in DECODER:
+        sizes.append((sizes[-1] - 1) * row.stride[axis] - 2 * row.padding[axis] + row.kernel[axis]
+                     + row.output_padding[axis])
+    return sizes
 
 
 def valid_length(n: int, axis: int = TIME) -> int:
     """The smallest length >= n that the table maps onto itself along `axis` (TIME: 16k+3 frames)."""
     while True:
-        sizes, out = _layer_sizes(n, axis)
-        if min(sizes) > 0 and out == n:
+        sizes = layer_sizes(n, axis)
+        # Decoder k > 0 and encoder 9-k must fit together, and the mask must fit the input.
+        if min(sizes) > 0 and sizes[20] == n and sizes[11:20] == sizes[9:0:-1]:
             return n
         n += 1
 
@@ -97,6 +97,14 @@ def context_frames() -> int:
         jump //= row.stride[TIME]
         reach += (row.kernel[TIME] - 1) * jump
     return -(-(reach + 1) // 2 // TIME_STRIDE) * TIME_STRIDE
+
+
+def convolve(planes: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, row: Row,
+             transposed: bool) -> torch.Tensor:
+    """One row of the table with a real kernel on planes, or with `transposed` its transpose."""
+    if transposed:
+        return F.conv_transpose2d(planes, kernel, bias, row.stride, row.padding, row.output_padding)
+    return F.conv2d(planes, kernel, bias, row.stride, row.padding)
 
 
 class ComplexConv2d(nn.Module):
@@ -127,23 +135,25 @@ class ComplexConv2d(nn.Module):
         return torch.cat([from_real, from_imag], 1 - out_dim)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        row = self.row
-        if self.transposed:
-            return F.conv_transpose2d(planes, self.kernel(), self.bias, row.stride, row.padding,
-                                      row.output_padding)
-        return F.conv2d(planes, self.kernel(), self.bias, row.stride, row.padding)
+        return convolve(planes, self.kernel(), self.bias, self.row, self.transposed)
 
 
 class ComplexLayer(nn.Module):
-    """Complex convolution, batch norm of either part on its own, leaky ReLU (0.01)."""
+    """Complex convolution, batch norm of either part on its own, leaky ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, row: Row, transposed: bool = False):
         super().__init__()
         self.conv = ComplexConv2d(in_channels, out_channels, row, transposed)
         self.norm = nn.BatchNorm2d(2 * out_channels)
 
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift per plane, float64, that stand for the bias and the norm in evaluation mode."""
+        norm = self.norm
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        return scale, norm.bias.double() + scale * (self.conv.bias.double() - norm.running_mean.double())
+
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        return F.leaky_relu(self.norm(self.conv(planes)), 0.01)
+        return F.leaky_relu(self.norm(self.conv(planes)), SLOPE)
 
 
 def _join(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -188,7 +198,11 @@ class DCUNet20(nn.Module):
         bins, frames = planes.shape[-2:]
         # At the end only: a pad at the start would move the grid of the strides.
         x = F.pad(planes, (0, valid_length(frames, TIME) - frames, 0, valid_length(bins, FREQUENCY) - bins))
-        skips = []
+        return self.fitting(x)[..., :bins, :frames]
+
+    def fitting(self, planes: torch.Tensor) -> torch.Tensor:
+        """forward() for planes whose bins and frames fit the strides (see valid_length)."""
+        x, skips = planes, []
         for layer in self.encoder:
             x = layer(x)
             skips.append(x)
@@ -196,4 +210,4 @@ class DCUNet20(nn.Module):
         for k, layer in enumerate(self.decoder):
             x = layer(_join(x, skips.pop()) if k else x)
         mask = self.mask(_join(x, skips.pop()))
-        return bounded_mask(mask.float())[..., :bins, :frames]
+        return bounded_mask(mask.to(torch.promote_types(mask.dtype, torch.float32)))

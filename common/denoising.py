@@ -4,8 +4,7 @@ What is written is input - strength * noise, at the input's own rate, where the 
 network takes away at its rate, resampled back: so strength 0 returns the input, what lies above the
 network's band stays, and length, channels and rate are the input's.
 
-The signal passes in chunks that lie on the grid of the network's strides, each with more real context
-on both sides than the network can see, which is thrown away: chunked output equals that of one pass.
+Everything streams: blocks are read, resampled, denoised and written, and memory does not grow with the song.
 """
 
 import logging
@@ -16,19 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-import torch
 
 from common.audio import AudioError, AudioReader, AudioWriter
-from common.dcunet import TIME_STRIDE, context_frames
 from common.errors import CallError
 from common.model import Denoiser
+from common.noise_stream import noise_stream
+from common.tags import read_tags
 
 log = logging.getLogger(__name__)
 
-CHUNK_SECONDS = 30.0
 BLOCK_SAMPLES = 1 << 18
-# Frames that a zero-continued chunk edge reaches into the STFT, beside the network's own context.
-STFT_CONTEXT_FRAMES = TIME_STRIDE
 # Samples by which two roundings of a stream's length, at up to 400 kHz, can differ from none.
 ROUNDING_SAMPLES = 16
 # An array with more rows than this was meant the other way round.
@@ -57,37 +53,6 @@ def measure_level(blocks: Iterable[np.ndarray]) -> np.ndarray:
         total = total + np.square(block, dtype=np.float64).sum(axis=-1)
         n += block.shape[-1]
     return np.sqrt(total / max(n, 1))
-
-
-def chunk_noise(model: Denoiser, audio: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """The noise in one chunk (channels, samples) at the model's rate; channels pass as a batch."""
-    parameter = next(model.parameters())
-    with torch.inference_mode():
-        waveform = torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(parameter.device)
-        levels = torch.from_numpy(level.astype(np.float32)[:, None]).to(parameter.device)
-        return (waveform - model(waveform, levels)).cpu().numpy()
-
-
-def noise_stream(model: Denoiser, blocks: Iterable[np.ndarray], level: np.ndarray,
-                 chunk_seconds: float = CHUNK_SECONDS) -> Iterator[np.ndarray]:
-    """The noise in a stream of (channels, samples) blocks at the model's rate, equally long in all.
-
-    `chunk_seconds` is the net length of a chunk; memory grows with it and not with the stream.
-    """
-    grid = TIME_STRIDE * model.stft.hop_length
-    context = (context_frames() + STFT_CONTEXT_FRAMES) * model.stft.hop_length
-    core = max(1, round(chunk_seconds * model.stft.sample_rate / grid)) * grid
-    held, n_left = [], 0  # samples waiting; the first n_left of them are context that is already done
-    for block in blocks:
-        held.append(block)
-        while sum(b.shape[-1] for b in held) >= n_left + core + context:
-            window = np.concatenate(held, axis=-1)
-            noise = chunk_noise(model, window[:, : n_left + core + context], level)
-            yield noise[:, n_left : n_left + core]
-            keep = max(0, n_left + core - context)  # a multiple of the grid
-            held, n_left = [window[:, keep:]], n_left + core - keep
-    if held and (window := np.concatenate(held, axis=-1)).shape[-1] > n_left:
-        yield chunk_noise(model, window, level)[:, n_left:]
 
 
 def _resampled(blocks, rate_in, rate_out):
@@ -129,8 +94,8 @@ class _Tee:
 
 
 def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: int, level: np.ndarray,
-                   strength: float = 1.0, attenuation_limit_db: float | None = None,
-                   chunk_seconds: float = CHUNK_SECONDS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                   strength: float = 1.0,
+                   attenuation_limit_db: float | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Denoise a stream of (channels, samples) blocks of any rate and channel count.
 
     `level` is the stream's RMS per channel (measure_level). Yields (denoised, removed) blocks that
@@ -139,7 +104,7 @@ def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: i
     share = effective_strength(strength, attenuation_limit_db)
     source = _Tee(blocks)
     to_model = _resampled(source, sample_rate, model.stft.sample_rate)
-    noise = noise_stream(model, to_model, level, chunk_seconds)
+    noise = noise_stream(model, to_model, level)
     for estimate in _resampled(noise, model.stft.sample_rate, sample_rate):
         original = source.take(estimate.shape[-1])
         if original is not None:
@@ -150,24 +115,28 @@ def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: i
 
 
 def denoise(model: Denoiser, audio: np.ndarray, sample_rate: int, strength: float = 1.0,
-            attenuation_limit_db: float | None = None, chunk_seconds: float = CHUNK_SECONDS) -> np.ndarray:
+            attenuation_limit_db: float | None = None) -> np.ndarray:
     """Denoise (channels, samples) in memory; shape, rate and dtype are kept."""
     if audio.ndim != 2 or audio.shape[0] > MAX_CHANNELS or audio.shape[1] < 1:
         raise CallError(f"expected audio of shape (channels, samples), got {audio.shape}: transpose or reshape it")
     blocks = denoise_stream(model, [audio], sample_rate, measure_level([audio]), strength,
-                            attenuation_limit_db, chunk_seconds)
+                            attenuation_limit_db)
     return np.concatenate([denoised for denoised, _ in blocks], axis=-1)
 
 
 def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Path, strength: float = 1.0,
                  attenuation_limit_db: float | None = None, residual_path: str | Path | None = None,
-                 chunk_seconds: float = CHUNK_SECONDS, progress: Callable[[float], None] | None = None) -> dict:
-    """Denoise one file into another, block by block.
+                 clip: str = "rescale", subtype: str | None = None,
+                 progress: Callable[[float], None] | None = None) -> dict:
+    """Denoise one file into another, block by block; tags go with it.
 
-    The output's format follows its suffix; the sample format is the input's where the suffix allows it.
-    `residual_path` receives what was removed. `progress` is called with the seconds of audio done.
-    Returns sample_rate, channels, seconds, limited_samples (above full scale) and removed_db (level of
-    what was removed against the input).
+    The output's format follows its suffix, the sample format is `subtype` (see AudioWriter) or the input's where the
+    suffix allows it. `clip` says what happens to a peak above full scale (see AudioWriter). `residual_path` receives
+    what was removed. `progress` is called with the seconds of audio done.
+
+    Returns sample_rate, channels, seconds, peak (of the result before `clip`, 1 is full scale), gain (below 1 where
+    "rescale" lowered the file), limited_samples and removed_db (level of what was removed against the input).
+    Raises AudioError for a file that cannot be read or written; no half file stays under the output's name.
     """
     if Path(input_path).resolve() == Path(output_path).resolve():
         raise CallError(f"expected an output other than the input, got {output_path} twice: choose another name")
@@ -176,31 +145,26 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
         level = measure_level(reader.blocks(BLOCK_SAMPLES))
         if not level.shape:
             raise AudioError(f"expected audio, but {input_path} holds no samples: replace or remove it")
-        rate, channels, subtype = reader.sample_rate, reader.channels, reader.subtype
+        rate, channels = reader.sample_rate, reader.channels
         powers, n_done = np.zeros(2), 0
-        writers = [AudioWriter(p, rate, channels, subtype) for p in (output_path, residual_path) if p]
-        stream = denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level, strength,
-                                attenuation_limit_db, chunk_seconds)
-        for parts in _through(writers, stream):
-            powers += [np.square(parts[1]).sum(), np.square(parts[0] + parts[1]).sum()]
-            n_done += parts[0].shape[-1]
-            if progress:
-                progress(n_done / rate)
+        with ExitStack() as files:
+            output = files.enter_context(AudioWriter(output_path, rate, channels, subtype or reader.subtype, clip,
+                                                     read_tags(input_path)))
+            residual = residual_path and files.enter_context(
+                AudioWriter(residual_path, rate, channels, subtype or reader.subtype))
+            for denoised, removed in denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level,
+                                                    strength, attenuation_limit_db):
+                output.write(denoised)
+                if residual:
+                    residual.write(removed)
+                powers += [np.square(removed).sum(), np.square(denoised + removed).sum()]
+                n_done += denoised.shape[-1]
+                if progress:
+                    progress(n_done / rate)
     with np.errstate(divide="ignore", invalid="ignore"):
         removed_db = float(10 * np.log10(powers[0] / powers[1]))
-    return {"sample_rate": rate, "channels": channels, "seconds": n_done / rate,
-            "limited_samples": writers[0].limited, "removed_db": removed_db}
-
-
-def _through(writers, stream):
-    """Pass a stream on while each writer takes its part; all files appear whole or none does."""
-    with ExitStack() as files:
-        for writer in writers:
-            files.enter_context(writer)
-        for parts in stream:
-            for writer, part in zip(writers, parts, strict=False):
-                writer.write(part)
-            yield parts
+    return {"sample_rate": rate, "channels": channels, "seconds": n_done / rate, "peak": output.peak,
+            "gain": output.gain, "limited_samples": output.limited, "removed_db": removed_db}
 
 
 def log_progress(input_path: str | Path, every_seconds: float = 10.0) -> Callable[[float], None]:
@@ -219,3 +183,10 @@ def log_progress(input_path: str | Path, every_seconds: float = 10.0) -> Callabl
             log.info("%.0f of %.0f s of audio done, about %.0f s left", done, total, max(0.0, left))
 
     return report
+
+
+if __name__ == "__main__":
+    from common.batch import main  # this module is the command's name, that one its inside
+    from common.cli import run
+
+    run(main)

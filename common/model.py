@@ -36,12 +36,16 @@ class Denoiser(nn.Module):
         return self.stft.inverse(estimate, waveform.shape[-1]) * level
 
 
-def autocast(device: str) -> torch.autocast:
-    """Half-precision convolutions where the device computes them faster, else no change.
+def computes_bfloat16_fast(device: str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; elsewhere it is many times slower than float32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()
 
-    CUDA devices and x86 processors with AVX512-BF16 gain; elsewhere bfloat16 is emulated and many times
-    slower than float32. The transforms and the loss stay in float32 in any case.
+
+def autocast(device: str) -> torch.autocast:
+    """bfloat16 convolutions where the device computes them faster, else no change.
+
+    The transforms and the loss stay in float32 in any case.
     """
-    kind = torch.device(device).type
-    fast = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(kind, torch.bfloat16, enabled=fast)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=computes_bfloat16_fast(device))

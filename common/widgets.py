@@ -1,15 +1,22 @@
-"""Listening in a notebook: several versions of one excerpt, at one gain."""
+"""Listening in a notebook: several versions of one excerpt, at one gain and at one position."""
 
+import base64
 import io
+import itertools
+import json
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import soundfile as sf
+from IPython.display import HTML, display
 
 from common.audio import to_pcm
 
 # Longer excerpts make a notebook heavy: they are embedded in it.
 EXCERPT_SECONDS = 10.0
+PLAYER = Path(__file__).with_name("player.html")
+_numbers = itertools.count()
 
 
 def excerpts(versions: dict[str, np.ndarray], sample_rate: int, start_seconds: float,
@@ -21,29 +28,40 @@ def excerpts(versions: dict[str, np.ndarray], sample_rate: int, start_seconds: f
     return {name: x / max(peak, 1.0) for name, x in cut.items()}
 
 
-def wav_bytes(audio: np.ndarray, sample_rate: int) -> bytes:
-    """A 16-bit WAV file in memory of (channels, samples), at the level that it has."""
+def flac_bytes(audio: np.ndarray, sample_rate: int) -> bytes:
+    """A 16-bit FLAC file in memory of (channels, samples), at the level that it has."""
     buffer = io.BytesIO()
-    sf.write(buffer, to_pcm(audio, 16)[0].T, sample_rate, "PCM_16", format="WAV")
+    sf.write(buffer, to_pcm(audio, 16)[0].T, sample_rate, "PCM_16", format="FLAC")
     return buffer.getvalue()
 
 
+def player_html(versions: dict[str, np.ndarray], sample_rate: int) -> str:
+    """A page fragment that plays versions of one excerpt, (channels, samples) each, and needs nothing else.
+
+    All versions run at once and one is heard, so that a switch keeps the position; none is normalised.
+    """
+    sounds = [{"name": name, "flac": base64.b64encode(flac_bytes(np.atleast_2d(x), sample_rate)).decode()}
+              for name, x in versions.items()]
+    page = PLAYER.read_text(encoding="utf-8")
+    return page.replace("PLAYER_ID", f"player{next(_numbers)}").replace("SOUNDS", json.dumps(sounds))
+
+
 def listening_panel(versions: dict[str, np.ndarray], sample_rate: int) -> ipywidgets.Widget:
-    """A panel that plays one of several versions, (channels, samples), of the same audio.
+    """A player for an excerpt of several versions, (channels, samples), of the same audio.
 
     The slider chooses where the excerpt starts; all versions keep their levels relative to each other
     (`IPython.display.Audio` would else bring each to full scale, which hides what a denoiser did).
     """
     length = max(np.atleast_2d(x).shape[-1] for x in versions.values()) / sample_rate
-    which = ipywidgets.ToggleButtons(options=list(versions), description="version")
     start = ipywidgets.FloatSlider(0, min=0, max=max(0.0, length - EXCERPT_SECONDS), step=1, description="start (s)",
                                    continuous_update=False)
-    player = ipywidgets.Audio(format="wav", autoplay=False, loop=False)
+    page = ipywidgets.Output()
 
-    def play(_=None):
-        player.value = wav_bytes(excerpts(versions, sample_rate, start.value)[which.value], sample_rate)
+    def show(_=None):
+        page.clear_output(wait=True)
+        with page:
+            display(HTML(player_html(excerpts(versions, sample_rate, start.value), sample_rate)))
 
-    which.observe(play, "value")
-    start.observe(play, "value")
-    play()
-    return ipywidgets.VBox([which, start, player])
+    start.observe(show, "value")
+    show()
+    return ipywidgets.VBox([start, page])

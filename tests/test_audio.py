@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common import audio as audio_module
+from common import sinks
 from common.audio import (
     AudioError,
     AudioReader,
@@ -146,7 +146,7 @@ def test_16_bit_wav_is_what_libsndfile_writes(tmp_path, rng, channels):
 
 
 def test_a_wav_file_beyond_its_header_is_refused_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio_module, "MAX_WAV_BYTES", 1000)
+    monkeypatch.setattr(sinks, "MAX_WAV_BYTES", 1000)
     with pytest.raises(AudioError, match="write FLAC"):
         write_audio(tmp_path / "big.wav", np.zeros((1, 600), np.float32), 8000)
     assert not list(tmp_path.iterdir())

@@ -6,8 +6,9 @@ import soundfile as sf
 
 from common import denoising
 from common.audio import read_audio, write_audio
-from common.denoising import chunk_noise, denoise, denoise_file, measure_level, noise_stream
+from common.denoising import denoise, denoise_file, measure_level
 from common.errors import CallError, UserError
+from common.noise_stream import chunk_noise, noise_stream
 
 GRID = 16 * 512
 CORE = 2 * GRID  # net chunk of the tests, in samples

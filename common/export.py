@@ -1,0 +1,80 @@
+"""The mask network for other runtimes: spectrum planes in, mask planes out. The transforms stay outside."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
+
+from common.checkpoints import load_weights
+from common.cli import run
+from common.dcunet import FREQUENCY, TIME, TIME_STRIDE, DCUNet20, valid_length
+from common.inference import folded_network
+
+log = logging.getLogger(__name__)
+
+# The fewest frames that fit the strides and leave more than one at the bottom, where an exporter would take a size of
+# one for a constant; and their remainder by TIME_STRIDE.
+LEAST_FRAMES = valid_length(1, TIME) + TIME_STRIDE
+OFFSET = LEAST_FRAMES % TIME_STRIDE
+
+
+class AnyFrames(nn.Module):
+    """The folded network with its padding as arithmetic that an exporter can keep symbolic.
+
+    Shape: (batch, 2, bins, frames) -> (batch, 2, bins, frames), any batch and number of frames. Up to 99 frames
+    (1.1 s) are taken as continued by silence for as long as that; otherwise it equals the network.
+    """
+
+    def __init__(self, network: DCUNet20, n_bins: int):
+        super().__init__()
+        self.network, self.n_bins = folded_network(network), n_bins
+        self.fill = valid_length(n_bins, FREQUENCY) - n_bins
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        frames = planes.shape[-1]
+        # Steps of TIME_STRIDE beyond OFFSET.
+        steps = (torch.sym_max(frames, LEAST_FRAMES) - OFFSET + TIME_STRIDE - 1) // TIME_STRIDE
+        # Frames are chosen by index, since a slice would have the exporter prove that it is not too long.
+        planes = F.pad(planes, (0, LEAST_FRAMES + TIME_STRIDE, 0, self.fill))
+        planes = planes.index_select(3, torch.arange(steps * TIME_STRIDE + OFFSET, device=planes.device))
+        mask = self.network.fitting(planes)[:, :, : self.n_bins]
+        return mask.index_select(3, torch.arange(frames, device=planes.device))
+
+
+def _example(n_bins):
+    batch, frames = Dim("batch", min=1, max=64), Dim("frames", min=1, max=1 << 20)
+    return torch.zeros(2, 2, n_bins, LEAST_FRAMES + 5), {0: batch, 3: frames}
+
+
+def export_program(network: DCUNet20, n_bins: int) -> ExportedProgram:
+    """The network through torch.export, for any batch and number of frames."""
+    planes, dynamic = _example(n_bins)
+    return torch.export.export(AnyFrames(network, n_bins).eval(), (planes,), dynamic_shapes=(dynamic,))
+
+
+def export_onnx(network: DCUNet20, n_bins: int, path: str | Path) -> None:
+    """An ONNX file with the input `planes` and the output `mask`, for any batch and number of frames."""
+    planes, dynamic = _example(n_bins)
+    torch.onnx.export(AnyFrames(network, n_bins).eval(), (planes,), str(path), input_names=["planes"],
+                      output_names=["mask"], dynamic_shapes=(dynamic,), dynamo=True, external_data=False, verbose=False)
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", help="a .pth file, or a name from pretrained_weights")
+    parser.add_argument("output", help="the ONNX file to write")
+    args = parser.parse_args()
+    model, _ = load_weights(args.model)
+    export_onnx(model.network, model.stft.n_bins, args.output)
+    log.info("%s: planes and mask of shape (batch, 2, %d, frames); transforms: %s", args.output, model.stft.n_bins,
+             model.stft)
+
+
+if __name__ == "__main__":
+    run(main)
