@@ -18,13 +18,13 @@ from common.demo import make_corpus
 SAMPLE_RATE = 44100
 
 
-def make_song(path, minutes):
-    """A stereo song of noise bursts, written in blocks."""
+def make_song(path, minutes, channels=2):
+    """A song of noise bursts, written in blocks."""
     rng = np.random.default_rng(0)
-    with AudioWriter(path, SAMPLE_RATE, 2) as writer:
+    with AudioWriter(path, SAMPLE_RATE, channels) as writer:
         for second in range(minutes * 60):
             level = 0.05 + 0.1 * (second % 7)
-            writer.write((level * rng.uniform(-1, 1, (2, SAMPLE_RATE))).astype(np.float32))
+            writer.write((level * rng.uniform(-1, 1, (channels, SAMPLE_RATE))).astype(np.float32))
 
 
 def main():

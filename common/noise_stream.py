@@ -13,7 +13,7 @@ import torch
 from common.dcunet import TIME_STRIDE, context_frames
 from common.model import SILENCE_RMS, Denoiser
 from common.stft import OverlapAdd
-from common.streaming import COLUMNS, StreamingDCUNet20
+from common.streaming import StreamingDCUNet20
 
 # Net length of a chunk: the context of 3 s, computed for nothing, is less than a tenth of it.
 CHUNK_SECONDS = 35.0
@@ -76,7 +76,7 @@ class _ColumnStream:
         """Take (channels, samples), yield noise as far as it is known."""
         self.n_samples += block.shape[1]
         self.samples = np.concatenate([self.samples, block], axis=1)
-        step = max(1, COLUMNS // self.channels) * TIME_STRIDE
+        step = self.masks.step * TIME_STRIDE
         overlap = self.stft.n_fft - self.stft.hop_length
         while self.samples.shape[1] >= step * self.stft.hop_length + overlap:
             yield self._pass(step)

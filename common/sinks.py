@@ -86,6 +86,9 @@ def open_sink(path: Path, suffix: str, sample_rate: int, channels: int, subtype:
         if (suffix, subtype) == (".wav", "PCM_16"):
             return Wave16(path, sample_rate, channels)
         return sf.SoundFile(path, "w", sample_rate, channels, subtype, format=suffix[1:].upper())
-    except (sf.LibsndfileError, av.FFmpegError, ValueError) as error:
+    except (AudioError, sf.LibsndfileError, av.FFmpegError, ValueError) as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, AudioError):
+            raise
         raise AudioError(f"expected to write {channels} channels at {sample_rate} Hz as {suffix}, but {error}: choose "
                          "another format or folder") from error

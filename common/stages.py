@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from common.dcunet import FREQUENCY, SLOPE, TIME
 
-# Values in the larger of the two scratch arrays of a block of tiles: about what a processor's cache holds.
-BLOCK_VALUES = 1 << 24
+# Values in the larger of the two scratch arrays of a block of tiles: more take more memory, fewer more calls.
+BLOCK_VALUES = 1 << 23
 # Outputs per tile in frequency, where a layer has several taps there.
 TILE = 5
 # Where minimal filtering evaluates, beside infinity: small numbers keep rounding errors small.

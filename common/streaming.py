@@ -25,7 +25,7 @@ from common.dcunet import (
 from common.stages import MaskStage, make_stage
 
 # Columns of all audio channels that pass at a time: more take more memory, fewer more calls.
-COLUMNS = 32
+COLUMNS = 8
 
 
 class Memory:
@@ -119,8 +119,8 @@ class StreamingDCUNet20(nn.Module):
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Spectrum planes to mask planes, both (batch, 2, bins, frames)."""
-        stream, step = self.open(len(planes)), TIME_STRIDE * max(1, COLUMNS // len(planes))
-        pieces = planes.split(step, -1)
+        stream = self.open(len(planes))
+        pieces = planes.split(TIME_STRIDE * stream.step, -1)
         return torch.cat([*(stream.push(piece) for piece in pieces[:-1]), stream.push(pieces[-1], last=True)], -1)
 
 
@@ -132,6 +132,7 @@ class MaskStream:
         self.streams = [_Columns() for _ in range(21)]
         self.done = [0] * 20
         self.n_frames = 0
+        self.step = max(1, COLUMNS // audio_channels)
 
     @torch.inference_mode()
     def push(self, planes: torch.Tensor, last: bool = False) -> torch.Tensor:
@@ -151,20 +152,24 @@ class MaskStream:
         self.streams[0].append(planes.contiguous())
         lengths = layer_sizes(n_valid, TIME) if last else None
         first = self.done[-1]
-        for k, stage in enumerate(self.network.stages):
-            self._advance(k, stage, n_columns, lengths)
-        for k, stream in enumerate(self.streams[:-1]):
-            needed = (done - stage.behind for done, stage, inputs in
-                      zip(self.done, self.network.stages, self.network.inputs, strict=True) if k in inputs)
-            stream.drop(math.inf if last else min(needed), self.network.memory)
+        while True:
+            before = self.done[:]
+            for k, stage in enumerate(self.network.stages):
+                self._advance(k, stage, n_columns, lengths)
+                for i in self.network.inputs[k]:
+                    self._drop(i)
+            if self.done == before:
+                break
         return self._masks(first)
 
     def _advance(self, k, stage, n_columns, lengths):
         """Compute the columns of stage k that its inputs allow."""
         inputs = [self.streams[i] for i in self.network.inputs[k]]
-        first, end = self.done[k], n_columns
-        if lengths is None:
-            end = min(stream.end for stream in inputs) - stage.ahead
+        first = self.done[k]
+        # Behind the last column of an input that is complete lie zeros, which nobody has to wait for.
+        end = min(n_columns if lengths and stream.end == n_columns else stream.end - stage.ahead for stream in inputs)
+        # The last frames let every stage go on at once; in steps they need no more memory than others.
+        end = min(end, first + self.step)
         if end <= first:
             return
         windows = [stream.window(first, end, stage) for stream in inputs]
@@ -175,6 +180,12 @@ class MaskStream:
             _cut(out, first, lengths[k + 1])
         self.streams[k + 1].append(out, array)
         self.done[k] = end
+
+    def _drop(self, k):
+        """Forget the columns of stream k that no stage needs any more."""
+        needed = (done - stage.behind for done, stage, inputs in
+                  zip(self.done, self.network.stages, self.network.inputs, strict=True) if k in inputs)
+        self.streams[k].drop(min(needed), self.network.memory)
 
     def _masks(self, first):
         """The mask's columns from `first` on as planes of frames; they are handed over and forgotten."""

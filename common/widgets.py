@@ -1,22 +1,20 @@
 """Listening in a notebook: several versions of one excerpt, at one gain and at one position."""
 
 import base64
+import html
 import io
-import itertools
 import json
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import soundfile as sf
-from IPython.display import HTML, display
 
 from common.audio import to_pcm
 
 # Longer excerpts make a notebook heavy: they are embedded in it.
 EXCERPT_SECONDS = 10.0
 PLAYER = Path(__file__).with_name("player.html")
-_numbers = itertools.count()
 
 
 def excerpts(versions: dict[str, np.ndarray], sample_rate: int, start_seconds: float,
@@ -36,14 +34,13 @@ def flac_bytes(audio: np.ndarray, sample_rate: int) -> bytes:
 
 
 def player_html(versions: dict[str, np.ndarray], sample_rate: int) -> str:
-    """A page fragment that plays versions of one excerpt, (channels, samples) each, and needs nothing else.
+    """A page that plays versions of one excerpt, (channels, samples) each, and needs nothing else.
 
     All versions run at once and one is heard, so that a switch keeps the position; none is normalised.
     """
     sounds = [{"name": name, "flac": base64.b64encode(flac_bytes(np.atleast_2d(x), sample_rate)).decode()}
               for name, x in versions.items()]
-    page = PLAYER.read_text(encoding="utf-8")
-    return page.replace("PLAYER_ID", f"player{next(_numbers)}").replace("SOUNDS", json.dumps(sounds))
+    return PLAYER.read_text(encoding="utf-8").replace("SOUNDS", json.dumps(sounds))
 
 
 def listening_panel(versions: dict[str, np.ndarray], sample_rate: int) -> ipywidgets.Widget:
@@ -55,13 +52,14 @@ def listening_panel(versions: dict[str, np.ndarray], sample_rate: int) -> ipywid
     length = max(np.atleast_2d(x).shape[-1] for x in versions.values()) / sample_rate
     start = ipywidgets.FloatSlider(0, min=0, max=max(0.0, length - EXCERPT_SECONDS), step=1, description="start (s)",
                                    continuous_update=False)
-    page = ipywidgets.Output()
+    player = ipywidgets.HTML()
 
     def show(_=None):
-        page.clear_output(wait=True)
-        with page:
-            display(HTML(player_html(excerpts(versions, sample_rate, start.value), sample_rate)))
+        page = player_html(excerpts(versions, sample_rate, start.value), sample_rate)
+        # A frame of its own: a notebook runs no script of a widget's text.
+        player.value = (f'<iframe srcdoc="{html.escape(page)}" width="800" height="190" frameborder="0" '
+                        'allow="autoplay"></iframe>')
 
     start.observe(show, "value")
     show()
-    return ipywidgets.VBox([start, page])
+    return ipywidgets.VBox([start, player])

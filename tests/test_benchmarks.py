@@ -19,3 +19,17 @@ def test_mixing(corpus, call, tmp_path):
 def test_long_song(call):
     done = call("-m", "benchmarks.long_song", "--minutes", 1)
     assert len(re.findall(r"^merger\w*\.py +1 +[\d.]+ +\d+$", done.stdout, re.M)) == 2
+
+
+@pytest.mark.slow
+def test_inference(call):
+    done = call("-m", "benchmarks.inference", "--width", 1, "--seconds", 1.15, "--rounds", 1)
+    rows = re.findall(r"^(\w+) +[\d.]+ +[\d.]+ +[\d.]+ +\d+ +(\S+)$", done.stdout, re.M)
+    assert [name for name, _ in rows] == ["textbook", "training_form", "convolutions", "stream"]
+    assert all(float(error) < 1e-5 for _, error in rows[1:])
+
+
+@pytest.mark.slow
+def test_long_audio(call):
+    done = call("-m", "benchmarks.long_audio", "--width", 1, "--minutes", 1)
+    assert len(re.findall(r"^ +1 +1 +[\d.]+ +[\d.]+ +\d+$", done.stdout, re.M)) == 1

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common import denoising
+from common import noise_stream as noise_module
 from common.audio import read_audio, write_audio
 from common.denoising import denoise, denoise_file, measure_level
 from common.errors import CallError, UserError
+from common.inference import inference_form
 from common.noise_stream import chunk_noise, noise_stream
+from common.streaming import COLUMNS
 
 GRID = 16 * 512
+STEP = COLUMNS * GRID  # samples of one channel that a streaming network takes at a time
 CORE = 2 * GRID  # net chunk of the tests, in samples
 CONTEXT = 128 * 512
 
@@ -19,13 +22,19 @@ def _db(error, reference):
     return 20 * np.log10(np.abs(error).max() / np.abs(reference).max() + 1e-30)
 
 
+@pytest.fixture(scope="module", params=["training form", "inference form"])
+def either(request, model):
+    """A network that takes chunks and one that streams."""
+    return model if request.param == "training form" else inference_form(model, "cpu", "float32")
+
+
 @pytest.mark.parametrize("rate", [8000, 44100, 48000, 192000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("n", [1, 2, 3000])
-def test_length_and_channels_are_kept(model, rng, rate, channels, n):
+def test_length_and_channels_are_kept(either, rng, rate, channels, n):
     """S1"""
     audio = (0.1 * rng.standard_normal((channels, n))).astype(np.float32)
-    out = denoise(model, audio, rate)
+    out = denoise(either, audio, rate)
     assert out.shape == audio.shape and out.dtype == audio.dtype and np.isfinite(out).all()
 
 
@@ -37,7 +46,7 @@ def test_chunks_equal_one_pass(model, rng, n, monkeypatch):
     level = measure_level([audio])
     whole = chunk_noise(model, audio, level)
     calls = []
-    monkeypatch.setattr(denoising, "chunk_noise", lambda *a: calls.append(a[1].shape[1]) or chunk_noise(*a))
+    monkeypatch.setattr(noise_module, "chunk_noise", lambda *a: calls.append(a[1].shape[1]) or chunk_noise(*a))
     seconds = CORE / 44100
     chunked = np.concatenate(list(noise_stream(model, [audio], level, seconds)), axis=1)
     assert chunked.shape == audio.shape
@@ -49,54 +58,63 @@ def test_chunks_equal_one_pass(model, rng, n, monkeypatch):
 def test_too_little_context_would_be_noticed(model, rng, monkeypatch):
     audio = (0.1 * rng.standard_normal((1, 6 * CORE + CONTEXT))).astype(np.float32)
     level = measure_level([audio])
-    monkeypatch.setattr(denoising, "context_frames", lambda: 16)
+    monkeypatch.setattr(noise_module, "context_frames", lambda: 16)
     chunked = np.concatenate(list(noise_stream(model, [audio], level, CORE / 44100)), axis=1)
     whole = chunk_noise(model, audio, level)
     assert _db(chunked - whole, whole) > -60
 
 
-def test_memory_does_not_grow_with_the_song(model, rng, monkeypatch):
-    """S4: the longest window and the samples held back stay the same for a stream four times as long."""
-    longest = {}
-    for n_blocks in (8, 32):
-        sizes = []
-        monkeypatch.setattr(denoising, "chunk_noise", lambda m, a, level: sizes.append(a.shape[1]) or 0 * a)  # noqa: B023
-        blocks = (rng.standard_normal((2, 44100)).astype(np.float32) for _ in range(n_blocks))
-        held = []
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("n", [1, 512, STEP // 2 + 1, STEP - 1, STEP, STEP + 1536, 2 * STEP + 1535, 3 * STEP + 777])
+def test_columns_equal_one_pass(model, rng, channels, n):
+    """S4 and S1 around every boundary of a network that streams, whatever blocks it is fed with."""
+    n = n // min(channels, COLUMNS) + 1
+    audio = (0.1 * rng.standard_normal((channels, n)) * (1 + np.sin(np.arange(n) / 9000))).astype(np.float32)
+    level = measure_level([audio])
+    whole, form = chunk_noise(model, audio, level), inference_form(model, "cpu", "float32")
+    for block in (n, 10_007):
+        blocks = [audio[:, start : start + block] for start in range(0, n, block)]
+        streamed = np.concatenate(list(noise_stream(form, blocks, level)), axis=1)
+        assert streamed.shape == audio.shape
+        assert _db(streamed - whole, whole) < -100
 
-        def watched(blocks=blocks, held=held):
-            produced = 0
-            for block in blocks:
-                produced += block.shape[1]
-                held.append(produced)
-                yield block
 
-        done = 0
-        behind = []
-        for out, _ in denoising.denoise_stream(model, watched(), 48000, np.ones(2), chunk_seconds=1.0):
+def test_memory_does_not_grow_with_the_song(either, rng):
+    """S4: the samples held back stay the same for a stream four times as long."""
+    behind = {}
+    for n_blocks in (10, 40):
+        produced, done, waiting = 0, 0, []
+
+        def blocks(n=n_blocks):
+            nonlocal produced
+            for _ in range(n):
+                produced += 22050
+                yield rng.standard_normal((2, 22050)).astype(np.float32)
+
+        for out in noise_stream(either, blocks(), np.ones(2), chunk_seconds=1.0):
             done += out.shape[1]
-            behind.append(held[-1] - done)
-        longest[n_blocks] = (max(sizes), max(behind))
-        assert done == n_blocks * 44100
-    assert longest[8] == longest[32]
+            waiting.append(produced - done)
+        behind[n_blocks] = max(waiting)
+        assert done == produced
+    assert behind[40] <= behind[10] + 22050  # a block, by which the two differ in phase
 
 
 @pytest.mark.parametrize("rate", [44100, 48000])
-def test_strength_is_a_share_of_the_noise(model, rng, rate):
+def test_strength_is_a_share_of_the_noise(either, rng, rate):
     """S2: 0 returns the input bit for bit, and the removed noise grows in proportion."""
     audio = 0.1 * rng.standard_normal((2, 30000))
-    assert np.array_equal(denoise(model, audio, rate, strength=0), audio)
-    full, half = (audio - denoise(model, audio, rate, strength=s) for s in (1, 0.5))
+    assert np.array_equal(denoise(either, audio, rate, strength=0), audio)
+    full, half = (audio - denoise(either, audio, rate, strength=s) for s in (1, 0.5))
     assert np.abs(full).max() > 0.01
     np.testing.assert_allclose(half, full / 2, atol=1e-9)
 
 
-def test_content_above_the_networks_band_is_untouched(model):
+def test_content_above_the_networks_band_is_untouched(either):
     """S2: at 96 kHz a tone at 30 kHz passes, whatever the network does below 22 kHz."""
     t = np.arange(96000) / 96000
     low = 0.2 * np.sin(2 * np.pi * 3000 * t) + 0.05 * np.random.default_rng(0).standard_normal(96000)
     audio = np.stack([low + 0.1 * np.sin(2 * np.pi * 30000 * t)])
-    removed = audio - denoise(model, audio, 96000)
+    removed = audio - denoise(either, audio, 96000)
     spectrum = np.abs(np.fft.rfft(removed[0] * np.hanning(96000)))
     assert spectrum[:20000].max() > 1
     assert 20 * np.log10(spectrum[24000:].max() / spectrum[:20000].max()) < -60
@@ -104,27 +122,27 @@ def test_content_above_the_networks_band_is_untouched(model):
 
 @pytest.mark.parametrize("gain_db", [-40, -6, 20])
 @pytest.mark.parametrize("rate", [44100, 48000])
-def test_scaling_the_input_scales_the_output(model, rng, gain_db, rate):
+def test_scaling_the_input_scales_the_output(either, rng, gain_db, rate):
     """S3"""
     audio = 0.05 * rng.standard_normal((2, 40000))
     gain = 10 ** (gain_db / 20)
-    plain, scaled = denoise(model, audio, rate), denoise(model, gain * audio, rate)
+    plain, scaled = denoise(either, audio, rate), denoise(either, gain * audio, rate)
     assert _db(scaled / gain - plain, plain) < -90
 
 
-def test_silence_stays_silent(model):
-    assert not denoise(model, np.zeros((2, 5000), np.float32), 44100).any()
+def test_silence_stays_silent(either):
+    assert not denoise(either, np.zeros((2, 5000), np.float32), 44100).any()
     one_silent = np.stack([np.zeros(60000), 0.1 * np.random.default_rng(0).standard_normal(60000)])
-    out = denoise(model, one_silent, 44100)
+    out = denoise(either, one_silent, 44100)
     assert not out[0].any() and out[1].any()
 
 
-def test_an_attenuation_limit_keeps_a_share_of_everything(model, rng):
+def test_an_attenuation_limit_keeps_a_share_of_everything(either, rng):
     audio = 0.1 * rng.standard_normal((1, 30000))
-    removed = audio - denoise(model, audio, 44100)
-    limited = audio - denoise(model, audio, 44100, attenuation_limit_db=20)
+    removed = audio - denoise(either, audio, 44100)
+    limited = audio - denoise(either, audio, 44100, attenuation_limit_db=20)
     np.testing.assert_allclose(limited, 0.9 * removed, atol=1e-9)
-    assert np.array_equal(denoise(model, audio, 44100, attenuation_limit_db=0), audio)
+    assert np.array_equal(denoise(either, audio, 44100, attenuation_limit_db=0), audio)
 
 
 @pytest.mark.parametrize("wrong", [{"strength": -0.1}, {"strength": 1.1}, {"attenuation_limit_db": -1}])
@@ -148,7 +166,7 @@ def test_files_keep_their_format_and_strength_0_their_samples(model, rng, tmp_pa
     denoise_file(model, source, target, strength=0)
     assert sf.info(target).subtype == subtype and sf.info(target).samplerate == 48000
     assert np.array_equal(read_audio(source)[0], read_audio(target)[0])
-    report = denoise_file(model, source, target, residual_path=removed, chunk_seconds=0.5)
+    report = denoise_file(model, source, target, residual_path=removed)
     noisy, out, rest = (read_audio(p)[0] for p in (source, target, removed))
     assert np.abs(noisy - out - rest).max() < 2 / 32768
     ratio_db = 10 * np.log10(np.square(rest).sum() / np.square(noisy).sum())
@@ -168,10 +186,65 @@ def test_a_failed_run_leaves_no_output(model, tmp_path, rng, monkeypatch):
     def broken(*_):
         raise UserError("broken")
 
-    monkeypatch.setattr(denoising, "chunk_noise", broken)
+    monkeypatch.setattr(noise_module, "chunk_noise", broken)
     with pytest.raises(UserError, match="broken"):
         denoise_file(model, tmp_path / "in.wav", tmp_path / "out.wav", residual_path=tmp_path / "rest.wav")
     assert [p.name for p in tmp_path.iterdir()] == ["in.wav"]
+
+
+def test_an_interruption_leaves_no_output(model, tmp_path, rng):
+    """Ctrl-C in the middle, with samples already waiting to be rescaled."""
+    write_audio(tmp_path / "in.wav", 0.1 * rng.standard_normal((1, 900000)).astype(np.float32), 44100)
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        denoise_file(inference_form(model, "cpu", "float32"), tmp_path / "in.wav", tmp_path / "out.flac",
+                     residual_path=tmp_path / "rest.wav", progress=interrupt)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.wav"]
+
+
+@pytest.mark.parametrize("clip, subtype", [("rescale", "PCM_16"), ("rescale", "PCM_24"), ("limit", "PCM_16"),
+                                           ("none", "FLOAT")])
+def test_a_peak_above_full_scale_follows_the_policy(model, tmp_path, clip, subtype):
+    """The input itself peaks above full scale, and strength 0 passes it on."""
+    audio = 1.5 * np.sin(np.arange(50000) / 30)[None].astype(np.float32)
+    write_audio(tmp_path / "in.wav", audio, 44100, "FLOAT")
+    report = denoise_file(model, tmp_path / "in.wav", tmp_path / "out.wav", strength=0, clip=clip, subtype=subtype)
+    out, _ = read_audio(tmp_path / "out.wav")
+    assert report["peak"] == pytest.approx(1.5, abs=1e-4)
+    if clip == "rescale":
+        assert report["gain"] == pytest.approx(1 / 1.5, rel=1e-4) and report["limited_samples"] == 0
+        np.testing.assert_allclose(out, report["gain"] * audio, atol=1 / 32768)
+    elif clip == "limit":
+        assert report["gain"] == 1 and report["limited_samples"] > 10000 and np.abs(out).max() <= 1
+    else:
+        assert np.array_equal(out, audio)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.wav", "out.wav"]
+
+
+def test_whole_numbers_cannot_hold_a_peak_above_full_scale(model, tmp_path):
+    write_audio(tmp_path / "in.wav", np.ones((1, 10), np.float32), 44100)
+    with pytest.raises(CallError, match="clip policy none"):
+        denoise_file(model, tmp_path / "in.wav", tmp_path / "out.wav", clip="none")
+
+
+@pytest.mark.parametrize("level_difference_db", [3, 12, 40])
+def test_the_stereo_image_survives(either, level_difference_db):
+    """Level difference within 0.5 dB and correlation within 0.02, of a panned clean source.
+
+    Every channel has its own mask; since its level is normalised, a panned source is the same to the network in
+    either channel, and so is its mask.
+    """
+    rng, n = np.random.default_rng(0), 150000
+    source = np.convolve(rng.standard_normal(n), np.hanning(30) / 10, "same")
+    gain = 10 ** (-level_difference_db / 20)
+    clean = np.stack([source, gain * source]) * 0.1
+    out = denoise(either, clean.astype(np.float32), 44100).astype(float)
+    levels = np.sqrt(np.square(out).mean(1))
+    assert 20 * np.log10(levels[0] / levels[1]) == pytest.approx(level_difference_db, abs=0.5)
+    assert np.corrcoef(out)[0, 1] == pytest.approx(np.corrcoef(clean)[0, 1], abs=0.02)
 
 
 def test_input_and_output_must_differ(model, tmp_path):

@@ -1,4 +1,7 @@
+import base64
 import io
+import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -52,14 +55,24 @@ def test_listening_excerpts_share_position_and_gain():
     np.testing.assert_allclose(quiet, 0.1 * loud)  # never made louder
 
 
-def test_the_panel_switches_versions(rng):
-    panel = widgets.listening_panel({"noisy": rng.standard_normal((1, 44100)), "denoised": np.zeros((1, 44100))}, 44100)
-    which, start, player = panel.children
-    assert which.options == ("noisy", "denoised") and start.max == 0
-    heard = [sf.read(io.BytesIO(player.value))[0]]
-    which.value = "denoised"
-    heard.append(sf.read(io.BytesIO(player.value))[0])
-    assert heard[0].std() > 0.1 and not heard[1].any() and len(heard[0]) == len(heard[1]) == 44100
+def test_the_player_holds_every_version_at_its_level(rng):
+    page = widgets.player_html({"noisy": 0.2 * rng.standard_normal((2, 44100)), "quiet": np.full((2, 44100), 0.01)},
+                               44100)
+    sounds = json.loads(re.search(r"Promise\.all\((\[.*\])\.map", page).group(1))
+    heard = {s["name"]: sf.read(io.BytesIO(base64.b64decode(s["flac"])))[0] for s in sounds}
+    assert list(heard) == ["noisy", "quiet"] and heard["noisy"].shape == (44100, 2)
+    np.testing.assert_allclose(heard["quiet"], 0.01, atol=1 / 32768)  # not brought to full scale
+
+
+def test_the_panel_moves_its_excerpt(rng):
+    length = 44100 * 14
+    versions = {"noisy": rng.standard_normal((1, length)), "denoised": np.zeros((1, length))}
+    panel = widgets.listening_panel(versions, 44100)
+    start, player = panel.children
+    assert start.max == 4 and player.value.startswith("<iframe srcdoc=")
+    before = player.value
+    start.value = 2.0
+    assert player.value != before and len(player.value) == pytest.approx(len(before), rel=0.01)
 
 
 def _rows(noise_correlation):

@@ -1,0 +1,158 @@
+"""Forms of the network beside a textbook's, on the same input in one run, interleaved; medians.
+
+    python -m benchmarks.inference [--width 32] [--seconds 3.74 30] [--rounds 5] [--forms NAME ...]
+
+Prints for each form the time, the real-time factor (time over length of mono audio), how many times faster than the
+textbook it is, and what share of the machine's matrix-product peak it would need if it computed every product of the
+complex convolutions; above 100 % means that it computes fewer. `--profile` shows where the stream's time goes.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.textbook import textbook_copy
+from common.cli import run
+from common.dcunet import DECODER, ENCODER, FREQUENCY, TIME, DCUNet20, layer_sizes, valid_length
+from common.errors import CallError
+from common.inference import folded_network
+from common.stft import STFT
+from common.streaming import StreamingDCUNet20
+
+
+def training_form(network, n_bins):
+    """As it is trained."""
+    return network
+
+
+def convolutions(network, n_bins, dtype=torch.float32):
+    """Folded, block-real convolutions in channels-last."""
+    return folded_network(network, dtype)
+
+
+def stream(network, n_bins):
+    """Matrix products with minimal filtering, the form that denoising takes on a processor."""
+    return StreamingDCUNet20(network, n_bins)
+
+
+def compiled(network, n_bins):
+    """The folded form through torch.compile."""
+    return torch.compile(folded_network(network), dynamic=False)
+
+
+def bfloat16(network, n_bins):
+    """The folded form in bfloat16, which pays where the processor has it."""
+    return convolutions(network, n_bins, torch.bfloat16)
+
+
+def onnx(network, n_bins):
+    """The exported mask through onnxruntime."""
+    import onnxruntime  # only this form needs it
+
+    from common.export import export_onnx
+
+    path = Path(tempfile.mkdtemp()) / "mask.onnx"
+    export_onnx(network, n_bins, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options)
+    shutil.rmtree(path.parent)
+    return lambda planes: torch.from_numpy(session.run(None, {"planes": planes.numpy()})[0])
+
+
+FORMS = {f.__name__: f for f in (training_form, convolutions, stream, compiled, bfloat16, onnx)}
+DEFAULT_FORMS = ("training_form", "convolutions", "stream")
+
+
+def network_flop(width: int, n_bins: int, n_frames: int) -> float:
+    """Floating-point operations of all complex convolutions, a complex product taken as four real ones."""
+    bins, frames = (layer_sizes(valid_length(n, axis), axis) for n, axis in ((n_bins, FREQUENCY), (n_frames, TIME)))
+    channels, total = [1] + [row.channels * width for row in ENCODER], 0
+    for k, row in enumerate(ENCODER):
+        total += 8 * channels[k] * channels[k + 1] * row.kernel[0] * row.kernel[1] * bins[k + 1] * frames[k + 1]
+    previous = channels[-1]
+    for k, row in enumerate(DECODER):
+        into, out = previous + (channels[10 - k] if k else 0), row.channels * width or 1
+        total += 8 * into * out * row.kernel[0] * row.kernel[1] * bins[k + 10] * frames[k + 10]
+        previous = out
+    return total
+
+
+def seconds_of(function):
+    """Wall time of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def matrix_peak(rounds: int = 5) -> float:
+    """Floating-point operations per second of a large matrix product."""
+    n = 3072
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    return 2 * n**3 / min(seconds_of(lambda: a @ b) for _ in range(rounds))
+
+
+def measure(args, seconds, network, forms):
+    """Print the table for one length of input."""
+    stft = STFT()
+    n_frames = valid_length(stft.n_frames(round(seconds * stft.sample_rate)))
+    planes = torch.randn(1, 2, stft.n_bins, n_frames)
+    textbook, book_planes = textbook_copy(network), planes.permute(0, 2, 3, 1)[:, None].contiguous()
+    calls = {"textbook": lambda: textbook(book_planes)}
+    calls |= {name: lambda form=form: form(planes) for name, form in forms.items()}
+    with torch.inference_mode():
+        expected = network(planes)
+        errors = {name: float((forms[name](planes) - expected).norm() / expected.norm()) for name in forms}
+        times = {name: [] for name in calls}
+        for _ in range(args.rounds):
+            for name, call in calls.items():
+                times[name].append(seconds_of(call))
+    flop, peak = network_flop(args.width, stft.n_bins, n_frames), matrix_peak()
+    print(f"\n{seconds:g} s of mono audio ({n_frames} frames), width {args.width}, {torch.get_num_threads()} threads, "
+          f"{flop / 1e9:.0f} GFLOP, matrix-product peak {peak / 1e9:.0f} GFLOP/s")
+    print(f"{'form':<16} {'seconds':>8} {'real-time factor':>17} {'x textbook':>11} {'% of peak':>10} {'error':>9}")
+    for name in calls:
+        median = statistics.median(times[name])
+        ratio = statistics.median(book / own for book, own in zip(times["textbook"], times[name], strict=True))
+        print(f"{name:<16} {median:8.2f} {median / seconds:17.2f} {ratio:11.2f} {100 * flop / median / peak:10.0f} "
+              f"{errors.get(name, float('nan')):9.1e}", flush=True)
+
+
+def profile(network):
+    """Print the stream's most costly operations."""
+    planes = torch.randn(1, 2, STFT().n_bins, 323)
+    form = StreamingDCUNet20(network, STFT().n_bins)
+    form(planes)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        form(planes)
+    print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=30))
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[3.74, 30.0], help="lengths of the inputs")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=DEFAULT_FORMS)
+    parser.add_argument("--profile", action="store_true")
+    args = parser.parse_args()
+    if args.rounds < 1 or min(args.seconds) <= 0:
+        raise CallError("expected --rounds of at least 1 and --seconds above 0")
+    torch.manual_seed(0)
+    network = DCUNet20(args.width).eval()
+    forms = {name: FORMS[name](network, STFT().n_bins) for name in args.forms}
+    for seconds in args.seconds:
+        measure(args, seconds, network, forms)
+    if args.profile:
+        profile(network)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,46 @@
+"""Time and peak memory of denoising whole stereo songs from a shell: the memory should be that of a short one.
+
+    python -m benchmarks.long_audio [--width 32] [--minutes 10 60] [--channels 2]
+
+The weights are random: neither time nor memory depends on them. Each song is a fresh process, measured from outside.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.long_song import SAMPLE_RATE, make_song
+from benchmarks.mixing import run_measured
+from common.checkpoints import save_weights
+from common.cli import run
+from common.dcunet import DCUNet20
+from common.model import Denoiser
+from common.stft import STFT
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=32, help="of the network")
+    parser.add_argument("--minutes", type=int, nargs="+", default=[10, 60], help="lengths of the songs")
+    parser.add_argument("--channels", type=int, default=2, help="of the songs")
+    args = parser.parse_args()
+    print(f"{args.channels} channels at {SAMPLE_RATE} Hz, {torch.get_num_threads()} threads")
+    print(f"{'width':>6} {'minutes':>8} {'seconds':>8} {'real-time factor':>17} {'peak RSS MB':>12}")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        save_weights(Denoiser(DCUNet20(args.width), STFT()), folder / "model.pth", {})
+        for minutes in args.minutes:
+            make_song(folder / "song.wav", minutes, args.channels)
+            seconds, rss = run_measured(["-m", "common.denoising", folder / "song.wav", "-o", folder / "out.wav",
+                                         "--model", folder / "model.pth", "--device", "cpu", "--precision", "float32",
+                                         "--force"], folder / "rss")
+            print(f"{args.width:6d} {minutes:8d} {seconds:8.1f} {seconds / (60 * minutes):17.2f} {rss:12.0f}",
+                  flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
