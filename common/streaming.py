@@ -24,8 +24,10 @@ from common.dcunet import (
 )
 from common.stages import MaskStage, make_stage
 
-# Columns of all audio channels that pass at a time: more take more memory, fewer more calls.
+# Columns of all audio channels that pass at a time: more take more memory, fewer more calls. A song streams within
+# bounded memory; who has all frames in memory anyway wants speed.
 COLUMNS = 8
+ONE_PASS_COLUMNS = 32
 
 
 class Memory:
@@ -113,26 +115,28 @@ class StreamingDCUNet20(nn.Module):
         inputs.append([19, 1])
         self.stages, self.inputs, self.memory = stages, inputs, Memory()
 
-    def open(self, audio_channels: int) -> "MaskStream":
-        """Begin a signal of so many audio channels."""
-        return MaskStream(self, audio_channels)
+    def open(self, audio_channels: int, columns: int = COLUMNS) -> "MaskStream":
+        """Begin a signal of so many audio channels, which passes in steps of that many columns in all."""
+        return MaskStream(self, audio_channels, max(1, columns // audio_channels))
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Spectrum planes to mask planes, both (batch, 2, bins, frames)."""
-        stream = self.open(len(planes))
+        stream = self.open(len(planes), ONE_PASS_COLUMNS)
         pieces = planes.split(TIME_STRIDE * stream.step, -1)
         return torch.cat([*(stream.push(piece) for piece in pieces[:-1]), stream.push(pieces[-1], last=True)], -1)
 
 
 class MaskStream:
-    """One signal on its way through the network: push planes, get masks some frames later."""
+    """One signal on its way through the network: push planes, get masks some frames later.
 
-    def __init__(self, network: StreamingDCUNet20, audio_channels: int):
+    `step` columns of each audio channel are computed at a time, however many are pushed.
+    """
+
+    def __init__(self, network: StreamingDCUNet20, audio_channels: int, step: int):
         self.network, self.audio_channels = network, audio_channels
         self.streams = [_Columns() for _ in range(21)]
         self.done = [0] * 20
-        self.n_frames = 0
-        self.step = max(1, COLUMNS // audio_channels)
+        self.n_frames, self.step = 0, step
 
     @torch.inference_mode()
     def push(self, planes: torch.Tensor, last: bool = False) -> torch.Tensor:

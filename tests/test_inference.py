@@ -17,7 +17,7 @@ from common.metrics import snr
 from common.model import Denoiser
 from common.stages import minimal_filter
 from common.stft import STFT
-from common.streaming import COLUMNS, StreamingDCUNet20
+from common.streaming import ONE_PASS_COLUMNS, StreamingDCUNet20
 
 
 def settled(width, seed=0):
@@ -75,8 +75,8 @@ def test_minimal_filtering_is_filtering(n_outputs, n_taps, rng):
     np.testing.assert_allclose(a @ ((g @ taps) * (b @ inputs)), np.correlate(inputs, taps), atol=1e-12)
 
 
-@pytest.mark.parametrize("bins, frames", [(1025, 1), (1025, 16), (1025, 100), (1025, 323), (1025, 16 * COLUMNS + 1),
-                                          (513, 131)])
+@pytest.mark.parametrize("bins, frames", [(1025, 1), (1025, 16), (1025, 100), (1025, 323), (513, 131),
+                                          (1025, 16 * ONE_PASS_COLUMNS + 1)])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_stream_is_the_training_form(network, bins, frames, batch):
     x = torch.randn(batch, 2, bins, frames)
