@@ -3,12 +3,13 @@
 import argparse
 import glob
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.audio import CLIP_POLICIES, OUTPUT_SUFFIXES, audio_name, list_audio
+from common.audio import AUDIO_SUFFIXES, CLIP_POLICIES, OUTPUT_SUFFIXES, audio_name, list_audio
 from common.checkpoints import load_weights, pretrained_names
 from common.denoising import denoise_file, effective_strength, log_progress
 from common.errors import CallError, UserError
@@ -43,10 +44,11 @@ def find_inputs(inputs: Sequence[str], exclude: Path | None = None) -> list[tupl
         elif path.is_file():
             found.append((path, Path(path.name)))
         else:
-            matches = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
+            matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))
+                       if Path(match).is_file() and Path(match).suffix.lower() in AUDIO_SUFFIXES]
             if not matches:
-                raise CallError(f"expected an audio file, a folder or a pattern that matches files, got {name}: check "
-                                "the path")
+                raise CallError("expected an audio file, a folder or a pattern that matches audio files, got "
+                                f"{name}: check the path")
             fixed = path.parts[:-1]
             wild = next((i for i, part in enumerate(fixed) if glob.has_magic(part)), len(fixed))
             found += [(match, match.relative_to(Path(*fixed[:wild]))) for match in matches]
@@ -110,10 +112,13 @@ def _report(job, report, seconds):
     log.info("%s: %.1f s of audio in %.1f s, removed %.1f dB against the input", job.target, report["seconds"], seconds,
              report["removed_db"])
     if report["gain"] < 1:
-        log.info("its peak was %.2f of full scale: the whole file is lowered by that", report["peak"])
+        outcome = f"the whole file is lowered by {-20 * math.log10(report['gain']):.2f} dB"
     elif report["limited_samples"]:
-        log.info("its peak was %.2f of full scale: %d samples are limited to it", report["peak"],
-                 report["limited_samples"])
+        outcome = f"{report['limited_samples']} samples are limited to full scale"
+    else:
+        outcome = "the format holds it"
+    if report["peak"] > 1:
+        log.warning("its peak is %.2f dB above full scale: %s", 20 * math.log10(report["peak"]), outcome)
 
 
 def _parser():
@@ -134,7 +139,7 @@ def _parser():
     add("--bits", choices=SUBTYPES, help="sample format of wav and flac (the input's if not given)")
     add("--clip", choices=CLIP_POLICIES, default="rescale", help="for a result above full scale: lower the whole file, "
         "limit the samples, or leave them to a format that can hold them (default: rescale)")
-    add("--device", choices=DEVICES, default="auto", help="where to compute")
+    add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     add("--precision", choices=PRECISIONS, default="auto", help="of the network; auto is the fastest")
     add("--force", action="store_true", help="denoise again what is finished")
     return parser

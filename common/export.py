@@ -70,6 +70,8 @@ def main():
     parser.add_argument("model", help="a .pth file, or a name from pretrained_weights")
     parser.add_argument("output", help="the ONNX file to write")
     args = parser.parse_args()
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every step
     model, _ = load_weights(args.model)
     export_onnx(model.network, model.stft.n_bins, args.output)
     log.info("%s: planes and mask of shape (batch, 2, %d, frames); transforms: %s", args.output, model.stft.n_bins,

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from common.evaluation import DENOISED, DO_NOTHING
 
@@ -95,6 +96,8 @@ def training_curves(history: Sequence[dict]) -> Figure:
     right.axhline(0, color="black", lw=1, label="do nothing")
     right.set(xlabel="epoch", ylabel="SNR improvement (dB)", title="validation songs")
     right.legend()
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

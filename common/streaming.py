@@ -31,7 +31,7 @@ ONE_PASS_COLUMNS = 32
 
 
 class Memory:
-    """Arrays that are used again and again: fresh pages cost more than the arithmetic in them."""
+    """Arrays that are used again and again: touching fresh pages costs as much as an elementwise pass over them."""
 
     def __init__(self):
         self._scratch, self._free = {}, []
@@ -178,7 +178,8 @@ class MaskStream:
             return
         windows = [stream.window(first, end, stage) for stream in inputs]
         memory = self.network.memory
-        array = memory.take(stage.values_out(self.audio_channels * (end - first)))
+        n_values = stage.values_out(self.audio_channels * (end - first))
+        array = memory.take(n_values) if n_values else None
         out = stage(windows, end - first, memory, array)
         if lengths is not None:
             _cut(out, first, lengths[k + 1])
@@ -193,7 +194,7 @@ class MaskStream:
 
     def _masks(self, first):
         """The mask's columns from `first` on as planes of frames; they are handed over and forgotten."""
-        pieces = [piece for start, piece, _ in self.streams[-1].pieces if start >= first]
+        pieces = [piece for _, piece, _ in self.streams[-1].pieces]
         self.streams[-1].pieces = []
         if not pieces:
             return torch.zeros(self.audio_channels, 2, self.network.n_bins, 0)

@@ -82,6 +82,8 @@ def test_patterns_keep_their_tree_and_the_output_is_no_input(songs, monkeypatch)
     jobs = batch.plan([str(songs / "**" / "*.*")], str(songs / "out"), ".flac")
     assert [job.target.relative_to(songs / "out").as_posix() for job in jobs] == ["a.flac", "deep/c.flac",
                                                                                   "deep/er/b.flac"]
+    (songs / "cover.jpg").write_bytes(b"a picture beside the songs")
+    assert len(batch.plan([str(songs / "**" / "*")], str(songs / "out"))) == 3
     write_audio(songs / "out" / "a.flac", np.zeros((1, 10), np.float32), 44100)
     assert len(batch.plan([str(songs)], str(songs / "out"))) == 3
     assert [str(j.target) for j in batch.plan(["deep/*.flac"], "elsewhere")] == ["elsewhere/c.wav"]
@@ -110,6 +112,16 @@ def test_wrong_flags_end_with_code_2(call, weights, songs, tmp_path, flags, mess
         message = "expected a CUDA device"
     done = call("-m", "common.denoising", songs, "-o", tmp_path / "out", "--model", weights, *flags, code=2)
     assert message in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags, outcome", [(["--bits", "16"], "lowered by 3.52 dB"),
+                                            (["--bits", "16", "--clip", "limit"], "samples are limited"),
+                                            (["--bits", "float"], "the format holds it")])
+def test_a_peak_above_full_scale_is_reported(call, weights, tmp_path, flags, outcome):
+    write_audio(tmp_path / "loud.wav", 1.5 * np.sin(np.arange(30_000) / 30)[None].astype(np.float32), 44100, "FLOAT")
+    done = call("-m", "common.denoising", tmp_path / "loud.wav", "-o", tmp_path / "out.wav", "--model", weights,
+                "--strength", 0, *flags)
+    assert "3.52 dB above full scale" in done.stderr and outcome in done.stderr
 
 
 @pytest.mark.slow
