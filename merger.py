@@ -1,6 +1,7 @@
 """Pairs with real noises: INPUT is a song with one noise, TARGET the same song with another (or clean)."""
 
-from common.cli import merge, merger_parser, run
+from common.cli import run
+from common.merger_cli import merge, merger_parser
 from common.noises import RealNoises
 
 

@@ -1,7 +1,8 @@
 """Pairs for one noise class: INPUT has a noise of class N, TARGET one of another class (or is clean)."""
 
-from common.cli import merge, merger_parser, run
+from common.cli import run
 from common.errors import CallError
+from common.merger_cli import merge, merger_parser
 from common.noises import CLASS_NAMES, ClassNoises
 
 

@@ -1,6 +1,7 @@
 """Pairs with real and white noises: either noise of a pair is white with probability one half."""
 
-from common.cli import merge, merger_parser, run
+from common.cli import run
+from common.merger_cli import merge, merger_parser
 from common.noises import MixedNoises
 
 

@@ -1,6 +1,7 @@
 """Pairs with white noise only: two independent draws of Gaussian noise on the same song."""
 
-from common.cli import merge, merger_parser, run
+from common.cli import run
+from common.merger_cli import merge, merger_parser
 from common.noises import WhiteNoises
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from common.cli import run
 from common.dataset import PairSource, pairs_in
+from common.evaluation import PairValidation
 from common.segment_sets import save_segments
 from common.segments import Cut, candidates, choose, summary
 from common.training import TrainSettings, train
@@ -64,7 +65,7 @@ def main():
                 save_segments(found, chosen, folder)
             settings = TrainSettings(width=args.width, epochs=1, steps_per_epoch=args.steps, learning_rate=3e-3,
                                      seed=seed)
-            history = train(settings, PairSource(pairs_in(folder)), pairs_in(args.out / "validation"),
+            history = train(settings, PairSource(pairs_in(folder)), PairValidation(pairs_in(args.out / "validation")),
                             args.out / f"weights-{arm}-{seed}")
             figures = summary(found, chosen)
             snrs = [float(r["input_snr_db"]) for r in pd.read_csv(folder / "input" / "manifest.csv").to_dict("records")]

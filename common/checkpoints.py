@@ -46,8 +46,8 @@ def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
     `half` stores floating-point tensors in 16 bits, which halves the file.
     """
     state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
-    return {"format": FORMAT, "network": {"width": model.network.width}, "stft": model.stft.as_dict(),
-            "info": info, "state": state}
+    network = {"width": model.network.width, "product": model.network.product}
+    return {"format": FORMAT, "network": network, "stft": model.stft.as_dict(), "info": info, "state": state}
 
 
 def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = False) -> None:
@@ -81,7 +81,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
     if width is not None and found != width:
         raise UserError(f"expected weights of width {width}, but {path} holds width {found}: set the width to {found} "
                         "or choose other weights")
-    model = Denoiser(DCUNet20(found), STFT(**content["stft"]))
+    model = Denoiser(DCUNet20(**content["network"]), STFT(**content["stft"]))
     try:
         model.load_state_dict(content["state"])
     except RuntimeError as error:

@@ -1,26 +1,26 @@
-"""Training batches: crops of pair files, or mixtures made on the fly from songs and noises.
+"""Folders of pairs: what is in them, and training batches of their crops.
 
-All randomness comes from the generator that is passed in, so that step n of a run is the same batch
-after a restart.
+What a row of a batch holds is decided by (seed, step, row) alone, so that it is the same after a restart.
 """
 
+import hashlib
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+import torch
 
-from common.audio import AudioError, list_audio, read_audio, resample
+from common.audio import AudioError, list_audio, resample
 from common.errors import CallError, UserError
 from common.manifest import read_manifest
-from common.noises import parse_clip
+from common.pool import SAMPLE_RATE
 from common.signals import SILENT_RMS
 from common.songs import song_name
 
-SAMPLE_RATE = 44100
 # 323 frames of the default STFT: the 3.74 s segments of the literature.
 SEGMENT_SAMPLES = 165_000
 # A segment that is quieter than this (-60 dBFS RMS) has no meaningful SNR.
@@ -101,29 +101,39 @@ def check_disjoint(**splits: Sequence[PairFile]) -> None:
                                     "--split from one source")
 
 
-class Source(ABC):
-    """Where training batches come from."""
+class PairSource:
+    """Training batches: random crops of pair files, one random channel each; reads only what it crops.
 
-    def batch(self, rng: np.random.Generator, batch_size: int,
-              n_samples: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Inputs and targets, each (batch_size, n_samples) float32 at SAMPLE_RATE, and a name for every row."""
-        inputs, targets, names = zip(*(self.example(rng, n_samples) for _ in range(batch_size)), strict=True)
-        return np.stack(inputs), np.stack(targets), list(names)
+    workers: threads that read the rows of the next step while this one computes; 0 reads when asked.
+    """
 
-    @abstractmethod
-    def example(self, rng: np.random.Generator, n_samples: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """One row of a batch."""
+    def __init__(self, pairs: Sequence[PairFile], workers: int = 0):
+        self.pairs, self._workers, self._ahead = list(pairs), workers and ThreadPoolExecutor(workers), {}
 
+    def settings(self) -> dict:
+        """What decides the batches besides seed and step."""
+        names = "\n".join(sorted(pair.input.name for pair in self.pairs))
+        return {"pairs": len(self.pairs), "names_sha256": hashlib.sha256(names.encode()).hexdigest()}
 
-class PairSource(Source):
-    """Random crops of pair files, one random channel each; reads only what it crops."""
+    def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of these rows, each (len(rows), n_samples) float32 at SAMPLE_RATE."""
+        keys = [(seed, step, row, n_samples) for row in rows]
+        if self._workers:
+            ready = [self._ahead.pop(key, None) or self._workers.submit(self._row, *key) for key in keys]
+            self._ahead = {(seed, step + 1, row, n): self._workers.submit(self._row, seed, step + 1, row, n)
+                           for _, _, row, n in keys}
+            found = [future.result() for future in ready]
+        else:
+            found = [self._row(*key) for key in keys]
+        return tuple(torch.from_numpy(np.stack(members)) for members in list(zip(*found, strict=True))[:2])
 
-    def __init__(self, pairs: Sequence[PairFile]):
-        self.pairs = list(pairs)
+    def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
+        """The INPUT file of each row."""
+        return [self._row(seed, step, row, n_samples)[2] for row in rows]
 
-    def example(self, rng: np.random.Generator, n_samples: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """One row of a batch; silent crops are drawn again."""
-        for _ in range(MAX_CROPS):
+    def _row(self, seed, step, row, n_samples):
+        rng = np.random.default_rng([seed, step, row])
+        for _ in range(MAX_CROPS):  # silent crops are drawn again
             pair = self.pairs[rng.integers(len(self.pairs))]
             position, channel = rng.random(2)
             members = [_read_crop(p, position, channel, n_samples) for p in (pair.input, pair.target)]
@@ -144,88 +154,3 @@ def _read_crop(path, position, channel, n_samples):
         raise AudioError(f"expected a readable pair file, but {path} could not be decoded ({error}): build the "
                          "dataset again") from error
     return np.pad(audio, (0, n_samples - len(audio)))
-
-
-@dataclass(frozen=True)
-class PooledClip:
-    """A decoded file: int16 samples (channels, samples) at SAMPLE_RATE, and its RMS at full scale 1."""
-
-    name: str
-    recording: str
-    samples: np.ndarray
-    rms: float
-
-
-def pool_audio(files: Sequence[Path]) -> list[PooledClip]:
-    """Decode files into memory; silent ones are left out. Noise recordings are read off the names."""
-    clips = []
-    for path in files:
-        audio, _ = read_audio(path, SAMPLE_RATE)
-        rms = float(np.sqrt(np.square(audio, dtype=np.float64).mean()))
-        if rms > SILENT_RMS:
-            # Scaled to its own peak, so that a quiet file keeps 16 bits.
-            peak = np.abs(audio).max()
-            samples = np.rint(audio / peak * 32767).astype(np.int16)
-            clips.append(PooledClip(path.name, parse_clip(path, 0).recording, samples, rms / peak))
-    if not clips:
-        raise UserError(f"expected audio with signal, but all {len(files)} files are silent: check the folder")
-    return clips
-
-
-class MixtureSource(Source):
-    """Noise2Noise pairs mixed on the fly: a crop of a song with two independent noises.
-
-    Args: songs, and groups of noises with the share in which each is drawn; what is left to 1 is white
-    noise. snr_db: range of the SNR, drawn for either member. noise_speed: range of the factor by which a
-    clip is played faster, which also moves up the band of noises recorded at low rates. clean_target:
-    Noise2Clean on the same draws, for comparison.
-    """
-
-    def __init__(self, songs: Sequence[PooledClip], noises: Sequence[tuple[float, Sequence[PooledClip]]],
-                 snr_db: tuple[float, float] = (-3.0, 22.0), noise_speed: tuple[float, float] = (0.8, 2.0),
-                 clean_target: bool = False):
-        if sum(share for share, _ in noises) > 1 + 1e-9:
-            raise CallError(f"expected noise shares that sum to at most 1, got {[share for share, _ in noises]}")
-        self.songs, self.noises = list(songs), [(share, list(clips)) for share, clips in noises]
-        self.snr_db, self.noise_speed, self.clean_target = snr_db, noise_speed, clean_target
-
-    def example(self, rng: np.random.Generator, n_samples: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """One row of a batch: a loud enough crop of a song, mixed twice."""
-        for _ in range(MAX_CROPS):
-            clip = self.songs[rng.integers(len(self.songs))]
-            song = _pool_crop(rng, clip, n_samples) * rng.choice([-1.0, 1.0]) / clip.rms
-            if np.square(song).mean() > 1e-3:  # 30 dB under the song's level there is little to learn
-                break
-        first, recording, name = self._noise(rng, n_samples, None)
-        second, _, other = self._noise(rng, n_samples, recording)
-        target = song if self.clean_target else song + second
-        return (song + first).astype(np.float32), target.astype(np.float32), f"{clip.name} + {name} / {other}"
-
-    def _noise(self, rng, n_samples, not_recording):
-        """A noise at its SNR against a song of RMS 1, from another recording than `not_recording`."""
-        scale = 10 ** (-rng.uniform(*self.snr_db) / 20)
-        point = rng.random()
-        clips = None
-        for share, group in self.noises:
-            if 0 <= point < share:
-                clips = group
-            point -= share
-        if clips is None:
-            return rng.standard_normal(n_samples, dtype=np.float32) * scale, None, "white"
-        clip = clips[rng.integers(len(clips))]
-        while clip.recording == not_recording:
-            clip = clips[rng.integers(len(clips))]
-        speed = np.exp(rng.uniform(*np.log(self.noise_speed)))
-        raw = _pool_crop(rng, clip, int(n_samples * speed) + 2)
-        noise = np.interp(np.arange(n_samples) * speed, np.arange(len(raw)), raw)
-        return noise * (scale / clip.rms), clip.recording, clip.name
-
-
-def _pool_crop(rng, clip, n_samples):
-    """A crop of one channel as float at full scale 1, looped where the clip is too short."""
-    channel = clip.samples[rng.integers(len(clip.samples))]
-    start = rng.integers(max(1, len(channel) - n_samples + 1))
-    crop = channel[start : start + n_samples]
-    if len(crop) < n_samples:
-        crop = np.resize(np.roll(channel, -rng.integers(len(channel))), n_samples)
-    return crop.astype(np.float32) / 32767

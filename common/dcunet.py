@@ -169,19 +169,35 @@ def bounded_mask(planes: torch.Tensor) -> torch.Tensor:
     return planes * (torch.tanh(magnitude) / magnitude)
 
 
+def _complex_product(mask, spectrum):
+    return torch.complex(mask[:, 0], mask[:, 1]) * spectrum
+
+
+def _elementwise_product(mask, spectrum):
+    return torch.complex(mask[:, 0] * spectrum.real, mask[:, 1] * spectrum.imag)
+
+
+# What mask planes (batch, 2, bins, frames) make of a complex spectrum (batch, bins, frames). "elementwise", real part
+# by real part, is what some earlier networks do; it cannot turn a phase and is here to be compared with.
+PRODUCTS = {"complex": _complex_product, "elementwise": _elementwise_product}
+
+
 class DCUNet20(nn.Module):
     """DCUNet-20: spectrum planes in, bounded complex mask out.
 
-    Args: width (complex channels of the first layer; 32 in the literature).
+    Args: width (complex channels of the first layer; 32 in the literature); product (a name in PRODUCTS: how the mask
+    is to be multiplied with the spectrum).
     Shape: (batch, 2, bins, frames) -> (batch, 2, bins, frames), any number of bins and frames: the
     input is padded with zeros to sizes that fit the strides and the mask is cropped back.
     """
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 32, product: str = "complex"):
         super().__init__()
         if not isinstance(width, int) or width < 1:
             raise UserError(f"expected a network width of at least 1, got {width!r}: choose for example 8 or 32")
-        self.width = width
+        if product not in PRODUCTS:
+            raise UserError(f"expected a product of mask and spectrum among {', '.join(PRODUCTS)}, got {product!r}")
+        self.width, self.product = width, product
         channels = [1] + [row.channels * width for row in ENCODER]
         self.encoder = nn.ModuleList(
             ComplexLayer(channels[k], channels[k + 1], row) for k, row in enumerate(ENCODER))

@@ -1,11 +1,12 @@
-"""A model over a test set: one row per segment and method, and a summary that can be believed.
+"""Models over a test set: one row per segment and method, and a summary that can be believed.
 
 The table's first method is always "do nothing": a denoiser that does not beat it is harmful. Intervals
 are paired bootstrap intervals over songs, since segments of one song are not independent.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import joblib
@@ -13,10 +14,20 @@ import numpy as np
 import pandas as pd
 
 from common.audio import read_audio, write_audio
-from common.dataset import MIN_RMS, SEGMENT_SAMPLES, PairFile
+from common.baselines import BASELINES
+from common.dataset import (
+    MIN_RMS,
+    SAMPLE_RATE,
+    SEGMENT_SAMPLES,
+    PairFile,
+    PairSource,
+    check_disjoint,
+    pairs_in,
+)
 from common.denoising import denoise
-from common.errors import UserError
-from common.metrics import score
+from common.errors import CallError, UserError
+from common.manifest import MANIFEST
+from common.metrics import LOWER_IS_BETTER, METRICS, improvement_name, score, snr
 from common.model import Denoiser
 
 DO_NOTHING, DENOISED = "do nothing", "denoised"
@@ -38,6 +49,29 @@ class Segment:
         return f"{self.pair.pair_id}@{self.start_seconds:.2f}s"
 
 
+def load_test_pairs(folder: str | Path) -> list[PairFile]:
+    """The pairs of a test set: of its input/ and target/, or of all its sub-folders that hold such.
+
+    Each sub-folder is a condition, whose name takes the place of the pairs' noise and goes before their ids. Raises
+    CallError when there is neither.
+    """
+    folder = Path(folder)
+    conditions = sorted(p.parent for p in folder.glob("*/input"))
+    if (folder / "input").is_dir() or not conditions:
+        return pairs_in(folder)
+    return [replace(pair, pair_id=f"{path.name}-{pair.pair_id}", noise=path.name)
+            for path in conditions for pair in pairs_in(path)]
+
+
+def manifest_sha256(pairs: Sequence[PairFile]) -> str:
+    """Hex SHA-256 over the manifests of pairs' folders, which names a test set."""
+    digest = hashlib.sha256()
+    for folder in sorted({pair.input.parent for pair in pairs}):
+        if (folder / MANIFEST).is_file():
+            digest.update((folder / MANIFEST).read_bytes())
+    return digest.hexdigest()
+
+
 def segments(pairs: Sequence[PairFile], sample_rate: int, per_pair: int | None = None) -> Iterator[Segment]:
     """Cut test pairs into segments of SEGMENT_SAMPLES (or the whole of a shorter pair), at `sample_rate`.
 
@@ -55,27 +89,60 @@ def segments(pairs: Sequence[PairFile], sample_rate: int, per_pair: int | None =
             yield Segment(pair, s / sample_rate, sample_rate, noisy[:, s : s + length], clean[:, s : s + length])
 
 
-def _rows(segment, estimates, speech):
+class PairValidation:
+    """Validation on segments of pairs whose targets are clean: what chooses the best epoch."""
+
+    def __init__(self, pairs: Sequence[PairFile], per_pair: int = 1):
+        self.pairs, self.per_pair = list(pairs), per_pair
+
+    def gains(self, model: Denoiser, part: slice) -> list[float]:
+        """SNR improvement in dB of the segments of that part of the pairs."""
+        return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy)
+                for s in segments(self.pairs[part], model.stft.sample_rate, self.per_pair)]
+
+
+def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int = 0
+                 ) -> tuple[PairSource, PairValidation]:
+    """Training batches and validation from two folders of pairs, which must not share a song or a recording."""
+    train, validation = pairs_in(train_dir), pairs_in(validation_dir)
+    check_disjoint(train=train, validation=validation)
+    return PairSource(train, workers), PairValidation(validation)
+
+
+def _rows(segment, estimates, baselines, speech):
     """Metric rows of one segment for every method."""
     shared = {"segment": segment.name, "song": segment.pair.song, "noise": segment.pair.noise or "unknown",
               "start_seconds": segment.start_seconds}
+    estimates = {DO_NOTHING: segment.noisy} | estimates
+    for name in baselines:
+        estimates[name] = BASELINES[name](segment.noisy, segment.clean, segment.sample_rate)
     rows = [shared | {"method": method} | score(segment.clean, estimate, segment.sample_rate, speech)
             for method, estimate in estimates.items()]
-    return [row | {"snr_improvement_db": row["snr_db"] - rows[0]["snr_db"]} for row in rows]
+    for row in reversed(rows):  # the first one, do nothing, last
+        for metric in METRICS:
+            sign = -1 if metric in LOWER_IS_BETTER else 1
+            row[improvement_name(metric)] = sign * (row[metric] - rows[0][metric])
+    return rows
 
 
-def evaluate(model: Denoiser, pairs: Sequence[PairFile], per_pair: int | None = None, speech: bool = True,
-             jobs: int = -1) -> pd.DataFrame:
-    """Score a model on test pairs (their target is the clean song).
+def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: int | None = None, speech: bool = True,
+             baselines: Sequence[str] = (), jobs: int = -1) -> pd.DataFrame:
+    """Score models, and BASELINES by name, on test pairs (their target is the clean song).
 
-    Returns one row per segment and method with the columns segment, song, noise, start_seconds, method,
-    METRICS and snr_improvement_db. `speech` adds PESQ and STOI; `jobs` processes compute the metrics.
-    Raises UserError when no segment is loud enough to be scored.
+    Returns one row per segment and method with the columns segment, song, noise, start_seconds, method, METRICS and
+    the improvement of each. `speech` adds PESQ and STOI; `jobs` processes compute the metrics. Raises CallError for an
+    unknown baseline or models of several sample rates, UserError when no segment is loud enough to be scored.
     """
-    rate = model.stft.sample_rate
-    work = (joblib.delayed(_rows)(s, {DO_NOTHING: s.noisy, DENOISED: denoise(model, s.noisy, rate)}, speech)
-            for s in segments(pairs, rate, per_pair))
-    rows = [row for group in joblib.Parallel(n_jobs=jobs if speech else 1)(work) for row in group]
+    unknown = set(baselines) - set(BASELINES)
+    rates = {model.stft.sample_rate for model in models.values()} or {SAMPLE_RATE}
+    if unknown or len(rates) > 1:
+        raise CallError(f"expected baselines among {', '.join(BASELINES)} and models of one sample rate, got "
+                        f"{', '.join(sorted(unknown)) or 'no unknown ones'} and {sorted(rates)} Hz")
+    work = (joblib.delayed(_rows)(s, {name: denoise(model, s.noisy, s.sample_rate) for name, model in models.items()},
+                                  baselines, speech)
+            for s in segments(pairs, rates.pop(), per_pair))
+    heavy = speech or baselines
+    rows = [row for group in joblib.Parallel(n_jobs=jobs if heavy else 1, max_nbytes=None)(work) for row in group]
     if not rows:
         raise UserError(f"expected segments above -60 dBFS in {len(pairs)} test pairs, but all are silent: "
                         "check the test set")
@@ -102,16 +169,17 @@ def _summary_row(noise, method, rows, baseline):
            "input_snr_db": baseline.snr_db.mean(), "output_snr_db": rows.snr_db.mean(),
            "improvement_db": gain.mean(), "interval_low_db": low, "interval_high_db": high,
            "improved_percent": 100 * (gain > 0).mean()}
-    for column in ("segmental_snr_db", "si_sdr_db", "pesq_nb", "pesq_wb", "stoi"):
+    for column in METRICS[1:]:
         row[column] = rows[column].mean()
-    return row | {"pesq_scored": int(rows.pesq_wb.notna().sum())}
+        row[improvement_name(column)] = rows[improvement_name(column)].mean()
+    return row | {f"{name}_scored": int(rows[name].notna().sum()) for name in ("pesq_wb", "stoi")}
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Means by noise and method, "all" first, white noise next, with a 95 % interval of the SNR improvement.
 
-    `improved_percent` is the share of segments with a higher SNR than the input; `pesq_scored` says how
-    many of them PESQ accepted.
+    `improved_percent` is the share of segments with a higher SNR than the input; `pesq_wb_scored` and `stoi_scored` say
+    how many of them these metrics accepted.
     """
     noises = sorted(rows.noise.unique(), key=lambda n: (n != "white", n))
     table = []
@@ -136,15 +204,35 @@ def format_summary(summary: pd.DataFrame) -> str:
     return text.to_string(index=False)
 
 
+def markdown_table(summary: pd.DataFrame) -> str:
+    """The summary as a Markdown table, for a README or a model card."""
+    head = ("noise", "method", "songs", "segments", "SNR dB", "improvement dB [95 % interval]", "improved %",
+            "segmental SNR dB", "SI-SDR dB", "LSD dB", "PESQ WB (n)", "STOI (n)")
+    lines = [" | ".join(head), "|".join("---" for _ in head)]
+    for r in summary.itertuples():
+        interval = f" [{r.interval_low_db:+.2f}, {r.interval_high_db:+.2f}]" if r.songs > 1 else ""
+        lines.append(" | ".join((
+            r.noise, r.method, str(r.songs), str(r.segments), f"{r.output_snr_db:.2f}",
+            f"{r.improvement_db:+.2f}{interval}", f"{r.improved_percent:.0f}", f"{r.segmental_snr_db:.2f}",
+            f"{r.si_sdr_db:.2f}", f"{r.log_spectral_distance_db:.2f}", f"{r.pesq_wb:.2f} ({r.pesq_wb_scored})",
+            f"{r.stoi:.3f} ({r.stoi_scored})")))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def save_samples(model: Denoiser, pairs: Sequence[PairFile], rows: pd.DataFrame, folder: str | Path, n: int = 3,
-                 per_pair: int | None = None) -> list[dict]:
+                 per_pair: int | None = None, method: str = DENOISED, indices: Sequence[int] = ()) -> list[dict]:
     """Write noisy, denoised and clean WAVs of `n` segments, from the least to the most improved.
 
-    `rows` and `per_pair` are those of `evaluate`. Returns for each a dict with name, improvement, and the
-    three arrays (channels, samples).
+    `rows` and `per_pair` are those of `evaluate`, `method` the model's name there. indices: segments by number, in the
+    order of the rows, in place of these. Returns for each a dict with name, improvement, and the three arrays
+    (channels, samples). Raises CallError for an index that is not there.
     """
-    gains = rows[rows.method == DENOISED].sort_values("snr_improvement_db", kind="stable")
-    places = np.unique(np.linspace(0, len(gains) - 1, n).round().astype(int))
+    gains = rows[rows.method == method]
+    if not all(0 <= i < len(gains) for i in indices):
+        raise CallError(f"expected sample indices from 0 to {len(gains) - 1}, got {list(indices)}")
+    if not indices:
+        gains = gains.sort_values("snr_improvement_db", kind="stable")
+    places = list(indices) or np.unique(np.linspace(0, len(gains) - 1, n).round().astype(int))
     wanted = dict(zip(gains.segment.iloc[places], gains.snr_improvement_db.iloc[places], strict=True))
     found = {s.name: s for s in segments(pairs, model.stft.sample_rate, per_pair) if s.name in wanted}
     samples = []

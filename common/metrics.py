@@ -4,8 +4,8 @@ Conventions: `reference` and `estimate` are arrays of one shape, (samples,) or (
 full scale 1. SNR measures are in dB and meant for music; PESQ and STOI are speech measures, given for
 comparison with the literature, and NaN where they refuse a signal.
 
-References: Hansen and Pellom 1998 (segmental SNR), Le Roux et al. 2019 (SI-SDR), ITU-T P.862 (PESQ, by
-the `pesq` package), Taal et al. 2011 (STOI, by the `pystoi` package).
+References: Hansen and Pellom 1998 (segmental SNR), Le Roux et al. 2019 (SI-SDR), Gray and Markel 1976 (log-spectral
+distance), ITU-T P.862 (PESQ, by the `pesq` package), Taal et al. 2011 (STOI, by the `pystoi` package).
 """
 
 import warnings
@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 from pesq import PesqError, pesq
 from pystoi import stoi as pystoi
+from scipy.signal import stft
 
 from common.audio import resample
 from common.errors import UserError
@@ -20,7 +21,10 @@ from common.errors import UserError
 PESQ_RATE = 16000
 # Segmental SNR: frames of 30 ms, every one limited to this range before averaging.
 FRAME_SECONDS, FRAME_RANGE_DB = 0.03, (-10.0, 35.0)
-METRICS = ("snr_db", "segmental_snr_db", "si_sdr_db", "pesq_nb", "pesq_wb", "stoi")
+# Log-spectral distance: Hann frames of this many samples, powers floored so far below the reference's highest.
+LSD_FFT, LSD_RANGE_DB = 2048, 80.0
+METRICS = ("snr_db", "segmental_snr_db", "si_sdr_db", "log_spectral_distance_db", "pesq_nb", "pesq_wb", "stoi")
+LOWER_IS_BETTER = {"log_spectral_distance_db"}
 
 
 def validate(reference: np.ndarray, estimate: np.ndarray) -> None:
@@ -72,6 +76,21 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
         return float(_ratio_db(target @ target, np.square(estimate - target).sum()))
 
 
+def log_spectral_distance(reference: np.ndarray, estimate: np.ndarray) -> float:
+    """Mean over frames of the RMS difference of the log power spectra in dB; 0 when equal, lower is better.
+
+    Powers are floored LSD_RANGE_DB below the reference's highest, frames with a reference below that are left out.
+    """
+    validate(reference, estimate)
+    padding = [(0, 0)] * (reference.ndim - 1) + [(0, max(0, LSD_FFT - reference.shape[-1]))]
+    powers = [np.square(np.abs(stft(np.pad(x, padding), nperseg=LSD_FFT, boundary=None, padded=False)[2]))
+              for x in (reference, estimate)]
+    floor = powers[0].max() * 10 ** (-LSD_RANGE_DB / 10)
+    heard = powers[0].max(axis=-2) > floor
+    first, second = (10 * np.log10(np.maximum(p, floor)) for p in powers)
+    return float(np.sqrt(np.square(first - second).mean(axis=-2))[heard].mean())
+
+
 def _mono(audio):
     return np.atleast_2d(audio).mean(axis=0).astype(np.float32)
 
@@ -100,6 +119,11 @@ def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float
             return float("nan")
 
 
+def improvement_name(metric: str) -> str:
+    """The column of a metric's improvement: snr_db has snr_improvement_db."""
+    return metric.removesuffix("_db") + "_improvement" + ("_db" if metric.endswith("_db") else "")
+
+
 def score(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, speech: bool = True) -> dict[str, float]:
     """All METRICS of one estimate; without `speech`, PESQ and STOI (slow) are NaN."""
     nb, wb, intelligibility = float("nan"), float("nan"), float("nan")
@@ -107,5 +131,5 @@ def score(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, speech:
         nb, wb = pesq_scores(reference, estimate, sample_rate)
         intelligibility = stoi(reference, estimate, sample_rate)
     values = (snr(reference, estimate), segmental_snr(reference, estimate, sample_rate), si_sdr(reference, estimate),
-              nb, wb, intelligibility)
+              log_spectral_distance(reference, estimate), nb, wb, intelligibility)
     return dict(zip(METRICS, values, strict=True))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from common.dcunet import DCUNet20
+from common.dcunet import PRODUCTS, DCUNet20
 from common.stft import STFT
 
 # Below this level (-120 dBFS) a signal counts as silent and is not amplified.
@@ -32,7 +32,7 @@ class Denoiser(nn.Module):
         level = torch.where(level < SILENCE_RMS, torch.ones_like(level), level)
         spectrum = self.stft.forward(waveform / level)
         mask = self.network(torch.stack([spectrum.real, spectrum.imag], 1))
-        estimate = torch.complex(mask[:, 0], mask[:, 1]) * spectrum
+        estimate = PRODUCTS[self.network.product](mask, spectrum)
         return self.stft.inverse(estimate, waveform.shape[-1]) * level
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from common.dcunet import TIME_STRIDE, context_frames
+from common.dcunet import PRODUCTS, TIME_STRIDE, context_frames
 from common.model import SILENCE_RMS, Denoiser
 from common.stft import OverlapAdd
 from common.streaming import StreamingDCUNet20
@@ -63,7 +63,7 @@ class _ColumnStream:
     """Samples in, noise out, with transforms and network keeping what they still need."""
 
     def __init__(self, model, level):
-        self.stft, self.channels = model.stft, len(level)
+        self.stft, self.channels, self.product = model.stft, len(level), PRODUCTS[model.network.product]
         level = torch.from_numpy(level.astype(np.float32)).view(-1, 1)
         self.level = torch.where(level < SILENCE_RMS, torch.ones_like(level), level)
         self.masks, self.sound = model.network.open(self.channels), OverlapAdd(model.stft, self.channels)
@@ -97,7 +97,8 @@ class _ColumnStream:
         self.n_frames += frames
         mask = self.masks.push(torch.stack([spectrum.real, spectrum.imag], 1), last)
         spectra = torch.cat([self.spectra, spectrum], -1)
-        noise = (1 - torch.complex(mask[:, 0], mask[:, 1])) * spectra[..., : mask.shape[-1]]
+        ready = spectra[..., : mask.shape[-1]]
+        noise = ready - self.product(mask, ready)
         self.spectra = spectra[..., mask.shape[-1] :]
         return (self.sound.push(noise, last) * self.level).numpy()
 

@@ -14,10 +14,8 @@ import numpy as np
 
 from common.audio import list_audio
 from common.errors import CallError
+from common.labels import CLASS_NAMES, WHITE
 
-CLASS_NAMES = ("air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling",
-               "engine_idling", "gun_shot", "jackhammer", "siren", "street_music")
-WHITE = "white"
 SPLIT_FOLDS = {"train": tuple(range(1, 9)), "validation": (9,), "test": (10,)}
 SPLITS = tuple(SPLIT_FOLDS)
 # In the mixed set every member of a pair is white noise with this probability.

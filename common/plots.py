@@ -56,9 +56,12 @@ def audio_figure(signals: dict[str, np.ndarray], sample_rate: int, title: str = 
     return figure
 
 
-def snr_distributions(rows: pd.DataFrame) -> Figure:
-    """SNR before and after for every segment, and the distribution of the improvement; rows of `evaluate`."""
-    before, after = (rows[rows.method == m] for m in (DO_NOTHING, DENOISED))
+def snr_distributions(rows: pd.DataFrame, method: str = DENOISED) -> Figure:
+    """SNR before and after for every segment, improvement against input SNR, and its distribution.
+
+    rows: of `evaluate`; method: the one to show.
+    """
+    before, after = (rows[rows.method == m] for m in (DO_NOTHING, method))
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([before.snr_db, after.snr_db]), bins=25)
     for part, name in ((before, "noisy"), (after, "denoised")):
@@ -70,16 +73,36 @@ def snr_distributions(rows: pd.DataFrame) -> Figure:
     for chosen, label, colour in ((is_white, "white noise", COLOURS["denoised"]),
                                   (~is_white, "other noises", COLOURS["removed"])):
         if chosen.any():
-            middle.scatter(before.snr_db.to_numpy()[chosen], after.snr_db.to_numpy()[chosen], s=14, alpha=0.7,
-                           label=label, color=colour)
-    limits = [min(left.get_xlim()), max(left.get_xlim())]
-    middle.plot(limits, limits, color="black", lw=1, label="do nothing")
-    middle.set(xlabel="SNR of the input (dB)", ylabel="SNR of the output (dB)", title="every segment")
+            middle.scatter(before.snr_db.to_numpy()[chosen], after.snr_improvement_db.to_numpy()[chosen], s=14,
+                           alpha=0.7, label=label, color=colour)
+    middle.axhline(0, color="black", lw=1, label="do nothing")
+    middle.set(xlabel="SNR of the input (dB)", ylabel="SNR improvement (dB)", title="every segment: what it gained")
     middle.legend()
     right.hist(after.snr_improvement_db, 25, color=COLOURS["denoised"], alpha=0.8)
     right.axvline(0, color="black", lw=1)
     right.set(xlabel="SNR improvement (dB)", ylabel="segments",
               title=f"improvement, mean {after.snr_improvement_db.mean():+.2f} dB")
+    return figure
+
+
+def improvement_bars(summary: pd.DataFrame) -> Figure:
+    """SNR improvement of each method by noise, with its 95 % interval over songs; the table of `summarise`."""
+    methods = [m for m in summary.method.unique() if m != DO_NOTHING]
+    noises = list(summary.noise.unique())
+    figure, axes = plt.subplots(figsize=(max(7, 1 + 0.22 * len(noises) * (len(methods) + 1)), 4.5),
+                                layout="constrained")
+    colours = plt.get_cmap("tab10").colors
+    height = 0.8 / len(methods)
+    for k, method in enumerate(methods):
+        rows = summary[summary.method == method].set_index("noise").reindex(noises)
+        places = np.arange(len(noises)) + (k - (len(methods) - 1) / 2) * height
+        errors = np.abs(rows[["interval_low_db", "interval_high_db"]].to_numpy().T - rows.improvement_db.to_numpy())
+        axes.bar(places, rows.improvement_db, height, yerr=np.nan_to_num(errors), color=colours[k % 10], label=method,
+                 error_kw={"lw": 0.8})
+    axes.axhline(0, color="black", lw=1)
+    axes.set_xticks(range(len(noises)), noises, rotation=30, ha="right")
+    axes.set(ylabel="SNR improvement (dB)", title="improvement by noise, 95 % intervals over songs; do nothing is 0")
+    axes.legend(fontsize="small")
     return figure
 
 

@@ -98,7 +98,7 @@ class StreamingDCUNet20(nn.Module):
 
     def __init__(self, network: DCUNet20, n_bins: int):
         super().__init__()
-        self.width, self.n_bins = network.width, n_bins
+        self.width, self.product, self.n_bins = network.width, network.product, n_bins
         self.bins = layer_sizes(valid_length(n_bins, FREQUENCY), FREQUENCY)
         channels = [1] + [row.channels * network.width for row in ENCODER]
         phases, stages, inputs = TIME_STRIDE, [], []

@@ -1,53 +1,75 @@
 """The Noise2Noise training loop: noisy inputs, noisy targets, weights after every epoch, restartable.
 
+Needs nothing but PyTorch, NumPy and the standard library; batches come from a source, whatever that reads.
 References: Lehtinen et al. 2018 (Noise2Noise); Loshchilov and Hutter 2019 (AdamW).
 """
 
+import copy
 import csv
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel
 
-from common.checkpoints import load_safely, save_atomically, save_weights
-from common.dataset import PairFile, Source
+from common.checkpoints import load_safely, load_weights, save_atomically, save_weights
 from common.dcunet import DCUNet20
-from common.denoising import denoise
 from common.errors import CallError, UserError
-from common.evaluation import segments
 from common.losses import LOSSES
-from common.metrics import snr
 from common.model import Denoiser, autocast
+from common.parallel import Processes
 from common.stft import STFT
 
 log = logging.getLogger(__name__)
 
-LAST, BEST, HISTORY = "last.ckpt", "best.pth", "history.csv"
+LAST, BEST, HISTORY, TENSORBOARD = "last.ckpt", "best.pth", "history.csv", "tensorboard"
 LOG_LINES_PER_EPOCH = 4
+
+
+class Source(Protocol):
+    """Where training batches come from; what a row holds is decided by (seed, step, row) alone."""
+
+    def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets, each (len(rows), n_samples) float32."""
+
+    def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
+        """What each row was made of."""
+
+    def settings(self) -> dict:
+        """What decides the batches, as plain values."""
+
+
+class Validation(Protocol):
+    """What chooses the best epoch."""
+
+    def gains(self, model: Denoiser, part: slice) -> list[float]:
+        """SNR improvements in dB over that part of the validation examples."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Everything that decides a run besides its data; saved with it, and a resumed run must agree.
 
-    width: complex channels of the first layer. loss: a name in LOSSES. crop_frames: STFT frames per
-    training crop (16k+3 need no padding). level_jitter_db: crops enter up to this much above or below
-    their normalised level, since at inference the level is the whole song's. ema_decay: of the averaged
-    weights, which are the ones that are validated and saved.
+    width, product: of the DCUNet20. loss: a name in LOSSES. crop_frames: STFT frames per
+    training crop (16k+3 need no padding). batch_size: over all processes. level_jitter_db: crops enter up to this much
+    above or below their normalised level, since at inference the level is the whole song's. ema_decay: of the
+    averaged weights, which are the ones that are validated and saved. minutes: a budget of wall time, validation
+    included, in place of steps_per_epoch; the schedule follows it, `epochs` says how often is validated, and the run is
+    then as repeatable as the machine's speed.
     """
 
     width: int = 32
+    product: str = "complex"
     loss: str = "sdr"
     epochs: int = 10
     steps_per_epoch: int = 1000
+    minutes: float | None = None
     batch_size: int = 4
     crop_frames: int = 99
     learning_rate: float = 1e-3
@@ -67,127 +89,166 @@ class TrainSettings:
         for name in ("epochs", "steps_per_epoch", "crop_frames", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise CallError(f"expected minutes above 0, got {self.minutes}")
 
 
-@dataclass
-class _State:
-    """What changes during a run."""
+class _Run:
+    """What changes during a run, and what its settings say about it."""
 
-    model: Denoiser
-    average: AveragedModel
-    optimizer: torch.optim.Optimizer
-    step: int
-    history: list[dict]
-    epoch_loss: float = 0.0  # sum over the epoch's steps so far
-    epoch_seconds: float = 0.0
+    def __init__(self, settings, stft, processes, start):
+        torch.manual_seed(settings.seed)
+        self.settings, self.device = settings, processes.device
+        network = DCUNet20(settings.width, settings.product)
+        self.model = Denoiser(network, stft).to(self.device)
+        if start is not None:
+            self.model.load_state_dict(load_weights(start, width=settings.width)[0].state_dict())
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, betas=settings.betas,
+                                           weight_decay=settings.weight_decay, fused=True)
+        self.callable = processes.wrap(self.model)
+        self.step, self.seconds, self.history = 0, 0.0, []
+        self.epoch_start = (0, 0.0)  # step and seconds
+        # Sums stay where they are made: reading them would make the host wait for the device at every step.
+        self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.first_bad_step = torch.full((), -1, device=self.device)
+
+    def progress(self):
+        """The share of the run that is done, 0 to 1."""
+        if self.settings.minutes:
+            return min(1.0, self.seconds / (60 * self.settings.minutes))
+        return self.step / (self.settings.epochs * self.settings.steps_per_epoch)
+
+    def epochs_done(self):
+        """How many epochs the progress makes."""
+        if self.settings.minutes:
+            return int(self.progress() * self.settings.epochs)
+        return self.step // self.settings.steps_per_epoch
+
+    def state(self):
+        """What a checkpoint holds besides the settings."""
+        return {"model": self.model.state_dict(), "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
+                "history": self.history, "epoch_start": list(self.epoch_start), "epoch_loss": float(self.epoch_loss)}
+
+    def load(self, content):
+        """Go on from what state() gave."""
+        self.model.load_state_dict(content["model"])
+        self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.seconds, self.history = content["step"], content["seconds"], content["history"]
+        self.epoch_start = tuple(content["epoch_start"])
+        self.epoch_loss.fill_(content["epoch_loss"])
 
 
-def _learning_rate_factor(step, settings):
-    """Linear warm-up, then a cosine to zero at the last step."""
-    total = settings.epochs * settings.steps_per_epoch
-    warmup = min(settings.warmup_steps, total // 2)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:
+    """Linear warm-up over steps, times a cosine to zero over the whole run."""
+    return min(1.0, (step + 1) / warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _new_state(settings, stft, device):
-    torch.manual_seed(settings.seed)
-    model = Denoiser(DCUNet20(settings.width), stft).to(device)
-
-    def ema(averaged, current, n_averaged):
-        # At the start the average must not remember the random initial weights for long.
-        decay = min(settings.ema_decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
-        return decay * averaged + (1 - decay) * current
-
-    average = AveragedModel(model, avg_fn=ema, use_buffers=True)
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=settings.betas,
-                                  weight_decay=settings.weight_decay)
-    return _State(model, average, optimizer, 0, [])
+def _plain(settings, source, start):
+    everything = asdict(settings) | {"start": start and str(start)}
+    everything |= {f"data.{name}": value for name, value in source.settings().items()}
+    return json.loads(json.dumps(everything))
 
 
-def _plain(settings):
-    return json.loads(json.dumps(asdict(settings)))
-
-
-def _resume(state, settings, path):
-    """Load a checkpoint into `state`; raises UserError when it was made with other settings."""
+def _resume(run, settings, path):
+    """Load a checkpoint into `run`; raises UserError when it was made with other settings."""
     content = load_safely(path)
-    changed = [f"{k} was {content['settings'].get(k)!r} and is {v!r}" for k, v in _plain(settings).items()
-               if content["settings"].get(k) != v]
+    before = content.get("settings", {})
+    changed = [f"{k} was {before.get(k)!r} and is {settings.get(k)!r}" for k in dict.fromkeys((*settings, *before))
+               if before.get(k) != settings.get(k)]
     if changed:
         raise UserError(f"expected the settings with which {path.parent} was begun, but {'; '.join(changed)}: use the "
                         "same ones or another folder for the weights")
-    state.model.load_state_dict(content["model"])
-    state.average.load_state_dict(content["average"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.step, state.history = content["step"], content["history"]
-    state.epoch_loss, state.epoch_seconds = content["epoch_loss"], content["epoch_seconds"]
-    log.info("resuming %s at step %d", path, state.step)
+    run.load(content)
+    log.info("resuming %s at step %d", path, run.step)
 
 
-def _checkpoint(state, settings, path):
-    save_atomically({"settings": _plain(settings), "model": state.model.state_dict(),
-                     "average": state.average.state_dict(), "optimizer": state.optimizer.state_dict(),
-                     "step": state.step, "history": state.history, "epoch_loss": state.epoch_loss,
-                     "epoch_seconds": state.epoch_seconds}, path)
-
-
-def _train_step(state, settings, source, device):
-    """One optimiser step; the batch is drawn from (seed, step) alone. Returns the loss."""
-    rng = np.random.default_rng([settings.seed, state.step])
-    n_samples = (settings.crop_frames - 1) * state.model.stft.hop_length
-    inputs, targets, names = source.batch(rng, settings.batch_size, n_samples)
-    jitter = 10 ** (rng.uniform(-1, 1, (settings.batch_size, 1)) * settings.level_jitter_db / 20)
-    noisy, target = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
-    level = noisy.square().mean(-1, keepdim=True).sqrt() * torch.from_numpy(jitter.astype(np.float32)).to(device)
-    for group in state.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * _learning_rate_factor(state.step, settings)
-    state.model.train()
+def _train_step(run, source, processes):
+    """One optimiser step on this process's rows of the batch; nothing here waits for the device."""
+    settings, device = run.settings, run.device
+    rows = processes.rows(settings.batch_size)
+    noisy, target = (x.to(device, non_blocking=True) for x in source.batch(
+        settings.seed, run.step, rows, _crop_samples(run)))
+    jitter = np.random.default_rng([settings.seed, run.step]).uniform(-1, 1, (settings.batch_size, 1))[rows]
+    jitter = torch.from_numpy(10 ** (jitter * settings.level_jitter_db / 20)).float().to(device, non_blocking=True)
+    for group in run.optimizer.param_groups:
+        group["lr"] = settings.learning_rate * learning_rate_factor(run.step, run.progress(), settings.warmup_steps)
+    run.callable.train()
     with autocast(device):
-        estimate = state.model(noisy, level)
+        estimate = run.callable(noisy, noisy.square().mean(-1, keepdim=True).sqrt() * jitter)
     loss = LOSSES[settings.loss](estimate, target, noisy)
-    if not torch.isfinite(loss):
-        raise UserError(f"expected a finite loss, got {loss.item()} at step {state.step} with {', '.join(names)}: "
-                        "check these files, or lower the learning rate")
-    state.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm)
-    state.optimizer.step()
-    state.average.update_parameters(state.model)
-    state.step += 1
-    return loss.item()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), settings.clip_norm)
+    run.optimizer.step()
+    _average(run)
+    loss = loss.detach()
+    run.epoch_loss += loss
+    fine = loss.isfinite() | (run.first_bad_step >= 0)
+    run.first_bad_step.copy_(torch.where(fine, run.first_bad_step, run.step))
+    run.step += 1
 
 
-def validate(model: Denoiser, pairs: Sequence[PairFile], per_pair: int = 1) -> float:
-    """Mean SNR improvement in dB over segments of validation pairs."""
-    gains = []
-    for s in segments(pairs, model.stft.sample_rate, per_pair):
-        gains.append(snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy))
-    if not gains:
+def _crop_samples(run):
+    return (run.settings.crop_frames - 1) * run.model.stft.hop_length
+
+
+@torch.no_grad()
+def _average(run):
+    # At the start the average must not remember the random initial weights for long.
+    decay = min(run.settings.ema_decay, (1 + run.step) / (10 + run.step))
+    averaged, current = (list(m.state_dict().values()) for m in (run.average, run.model))
+    moving = [i for i, value in enumerate(current) if value.is_floating_point()]
+    torch._foreach_lerp_([averaged[i] for i in moving], [current[i] for i in moving], 1 - decay)
+
+
+def _check_finite(run, source, processes):
+    """Raise UserError, naming what was in the batch, if a loss since the last check was not finite."""
+    step = int(run.first_bad_step)
+    if step >= 0:
+        names = source.names(run.settings.seed, step, processes.rows(run.settings.batch_size), _crop_samples(run))
+        raise UserError(f"expected a finite loss, got another at step {step} with {', '.join(names)}: check these, or "
+                        "lower the learning rate")
+
+
+def validate(model: Denoiser, validation: Validation, processes: Processes | None = None) -> float:
+    """Mean SNR improvement in dB over validation examples, shared out over the processes.
+
+    Raises UserError when there is none to measure.
+    """
+    processes = processes or Processes()
+    gains = validation.gains(model, slice(processes.rank, None, processes.count))
+    total, n = processes.sum(torch.tensor([sum(gains), len(gains)], dtype=torch.float64, device=processes.device))
+    if not n:
         raise UserError("expected validation segments above -60 dBFS, but all are silent: check the validation set")
-    return float(np.mean(gains))
+    return float(total / n)
 
 
-def _finish_epoch(state, settings, validation, folder, info):
-    """Validate, write the epoch's weights, mark the best, extend the history."""
-    epoch = state.step // settings.steps_per_epoch
-    model = state.average.module.eval()
-    improvement = validate(model, validation)
-    best = improvement > max((h["validation_snr_improvement_db"] for h in state.history), default=-math.inf)
-    row = {"epoch": epoch, "steps": state.step, "train_loss": state.epoch_loss / settings.steps_per_epoch,
-           "validation_snr_improvement_db": improvement,
-           "learning_rate": state.optimizer.param_groups[0]["lr"], "seconds": state.epoch_seconds, "best": best}
-    info = info | {"epoch": epoch, "steps": state.step, "validation_snr_improvement_db": improvement,
-                   "settings": _plain(settings)}
-    save_weights(model, folder / f"epoch_{epoch:03d}.pth", info)
+def _finish_epoch(run, validation, folder, info, processes):
+    """Validate; write the epoch's weights, mark the best, extend the history. Returns the new row."""
+    epoch, settings = len(run.history) + 1, run.settings
+    improvement = validate(run.average, validation, processes)
+    losses = processes.sum(run.epoch_loss) / processes.count
+    best = improvement > max((h["validation_snr_improvement_db"] for h in run.history), default=-math.inf)
+    steps = run.step - run.epoch_start[0]
+    row = {"epoch": epoch, "steps": run.step, "train_loss": float(losses) / steps,
+           "validation_snr_improvement_db": improvement, "learning_rate": run.optimizer.param_groups[0]["lr"],
+           "seconds": run.seconds - run.epoch_start[1], "best": best}
+    run.history.append(row)
+    run.epoch_loss.zero_()
+    run.epoch_start = (run.step, run.seconds)
+    if not processes.first:
+        return row
+    info = info | {"epoch": epoch, "steps": run.step, "validation_snr_improvement_db": improvement}
+    save_weights(run.average, folder / f"epoch_{epoch:03d}.pth", info)
     if best:
-        save_weights(model, folder / BEST, info)
-    state.history.append(row)
-    state.epoch_loss = state.epoch_seconds = 0.0
-    _write_history(folder / HISTORY, state.history)
-    log.info("epoch %d/%d: loss %.3f, validation SNR improvement %+.2f dB%s", epoch, settings.epochs,
-             row["train_loss"], improvement, " (best)" if best else "")
+        save_weights(run.average, folder / BEST, info)
+    _write_history(folder / HISTORY, run.history)
+    log.info("epoch %d/%d: loss %.3f, validation SNR improvement %+.2f dB%s, %.2f s per step", epoch, settings.epochs,
+             row["train_loss"], improvement, " (best)" if best else "", row["seconds"] / steps)
+    return row
 
 
 def _write_history(path, rows):
@@ -199,38 +260,86 @@ def _write_history(path, rows):
     os.replace(temporary, path)
 
 
-def train(settings: TrainSettings, source: Source, validation: Sequence[PairFile], folder: str | Path,
-          device: str = "cpu", info: dict | None = None, stft: STFT | None = None,
-          checkpoint_seconds: float = 60.0) -> list[dict]:
-    """Train, or go on where a run in `folder` stopped, and return the history (one row per epoch).
+def _tensorboard(folder, step):
+    """A function that writes named curves for TensorBoard, from `step` on, or one that does nothing."""
+    if folder is None:
+        return lambda step, values: None
+    from torch.utils.tensorboard import SummaryWriter  # not every machine that trains has it
 
-    `source` gives batches (PairSource or MixtureSource), `validation` pairs with clean targets choose the
-    best epoch. Writes epoch_NNN.pth and best.pth (averaged weights), history.csv, and last.ckpt at least
-    every `checkpoint_seconds`. Raises UserError for other settings than the folder's and for a
-    non-finite loss, naming the files.
-    """
-    folder = Path(folder)
+    writer = SummaryWriter(folder, purge_step=step)
+
+    def write(step, values):
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+    return write
+
+
+def _prepare(folder, settings, plain, stft, processes, start):
+    """The run in `folder`, new or resumed."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = _new_state(settings, stft or STFT(), device)
+    run = _Run(settings, stft, processes, start)
     if (folder / LAST).is_file():
-        _resume(state, settings, folder / LAST)
+        _resume(run, plain, folder / LAST)
     elif any(folder.glob("epoch_*.pth")):
         raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without {LAST}: "
                         "choose another folder")
-    last_saved, total = time.monotonic(), settings.epochs * settings.steps_per_epoch
+    return run
+
+
+def train(settings: TrainSettings, source: Source, validation: Validation, folder: str | Path, device: str = "cpu",
+          info: dict | None = None, stft: STFT | None = None, start: str | Path | None = None,
+          tensorboard: bool = False, compiled: bool = False, checkpoint_seconds: float = 60.0) -> list[dict]:
+    """Train, or go on where a run in `folder` stopped, and return the history (one row per epoch).
+
+    Writes epoch_NNN.pth and best.pth (averaged weights), history.csv, and last.ckpt at least every
+    `checkpoint_seconds`; with `tensorboard` also curves. start: weights to begin with (fine-tuning). compiled:
+    through torch.compile. Launched as several processes, all train one model. Raises UserError for other settings than
+    the folder's and for a non-finite loss, naming the files; CallError for a batch that the processes cannot share.
+    """
+    folder, processes = Path(folder), Processes(device)
+    if settings.minutes and processes.count > 1:
+        raise CallError("expected a number of steps, not minutes, for several processes, whose clocks differ: set "
+                        "steps_per_epoch")
+    processes.rows(settings.batch_size)
+    plain = _plain(settings, source, start)
+    run = _prepare(folder, settings, plain, stft or STFT(), processes, start)
+    if processes.first and processes.count > 1:
+        log.info("%d processes, %d rows of each batch in this one", processes.count, len(processes.rows(
+            settings.batch_size)))
+    if compiled:
+        run.model.network.compile()
+    curves = _tensorboard(folder / TENSORBOARD if tensorboard and processes.first else None, run.step)
+    info = (info or {}) | {"settings": plain}
+    began, last_saved = time.monotonic() - run.seconds, run.seconds
     log_every = max(1, settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
-    while state.step < total:
-        started = time.monotonic()
-        loss = _train_step(state, settings, source, device)
-        state.epoch_loss += loss
-        state.epoch_seconds += time.monotonic() - started
-        done = state.step % settings.steps_per_epoch
-        if done and done % log_every == 0:
-            log.info("epoch %d, step %d/%d: loss %.3f, %.2f s per step", state.step // settings.steps_per_epoch + 1,
-                     done, settings.steps_per_epoch, state.epoch_loss / done, state.epoch_seconds / done)
-        if done == 0:
-            _finish_epoch(state, settings, validation, folder, info or {})
-        if done == 0 or time.monotonic() - last_saved > checkpoint_seconds:
-            _checkpoint(state, settings, folder / LAST)
-            last_saved = time.monotonic()
-    return state.history
+    while run.progress() < 1:
+        _train_step(run, source, processes)
+        run.seconds = time.monotonic() - began
+        ended, done = run.epochs_done() > len(run.history), run.step - run.epoch_start[0]
+        save = ended or run.seconds - last_saved > checkpoint_seconds
+        if save or done % log_every == 0:
+            _check_finite(run, source, processes)
+        if done % log_every == 0 and not ended:
+            loss = float(run.epoch_loss) / done
+            curves(run.step, {"loss": loss, "learning rate": run.optimizer.param_groups[0]["lr"]})
+            if processes.first:
+                log.info("epoch %d/%d, step %d: loss %.3f, %.2f s per step", len(run.history) + 1, settings.epochs,
+                         done, loss, (run.seconds - run.epoch_start[1]) / done)
+        if ended:
+            row = _finish_epoch(run, validation, folder, info, processes)
+            curves(run.step, {"epoch loss": row["train_loss"], "validation SNR improvement (dB)":
+                              row["validation_snr_improvement_db"]})
+            run.seconds = time.monotonic() - began
+        if save and processes.first:
+            save_atomically({"settings": plain} | run.state(), folder / LAST)
+            last_saved = run.seconds
+    processes.wait()
+    return run.history
+
+
+if __name__ == "__main__":
+    from common.cli import run as run_command
+    from common.training_cli import main
+
+    run_command(main)

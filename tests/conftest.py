@@ -13,6 +13,7 @@ from common.dcunet import DCUNet20
 from common.demo import make_corpus
 from common.manifest import read_manifest
 from common.model import Denoiser
+from common.packing import pack
 from common.stft import STFT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,3 +77,11 @@ def model():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def pool_folder(corpus, tmp_path_factory):
+    """A pool of the generated corpus."""
+    folder = tmp_path_factory.mktemp("pool") / "pool"
+    pack([corpus[0]], [corpus[1]], folder, jobs=2)
+    return folder

@@ -4,10 +4,22 @@ import pytest
 
 from common import evaluation
 from common.audio import read_audio, write_audio
+from common.baselines import BASELINES
 from common.dataset import find_pairs
-from common.errors import UserError
-from common.evaluation import DENOISED, DO_NOTHING, bootstrap_interval, evaluate, format_summary, segments, summarise
-from common.metrics import METRICS, snr
+from common.errors import CallError, UserError
+from common.evaluation import (
+    DENOISED,
+    DO_NOTHING,
+    bootstrap_interval,
+    evaluate,
+    format_summary,
+    load_test_pairs,
+    manifest_sha256,
+    markdown_table,
+    segments,
+    summarise,
+)
+from common.metrics import METRICS, improvement_name, snr
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +29,7 @@ def pairs(merged):
 
 @pytest.fixture(scope="module")
 def rows(model, pairs):
-    return evaluate(model, pairs, per_pair=1, speech=False)
+    return evaluate({DENOISED: model}, pairs, per_pair=1, speech=False)
 
 
 def test_rows_hold_every_segment_with_every_method(rows, pairs, model):
@@ -43,9 +55,39 @@ def test_the_input_snr_is_the_manifests(merged, model):
 
 
 def test_speech_metrics_are_added_and_counted(model, pairs):
-    rows = evaluate(model, pairs[:1], per_pair=1, speech=True)
+    rows = evaluate({DENOISED: model}, pairs[:1], per_pair=1, speech=True)
     assert rows.stoi.between(0, 1).all()
-    assert (summarise(rows).pesq_scored <= 1).all()
+    assert (summarise(rows).pesq_wb_scored <= 1).all() and (summarise(rows).stoi_scored == 1).all()
+
+
+def test_every_metric_has_its_improvement(rows):
+    for metric in METRICS[:4]:
+        sign = -1 if metric == "log_spectral_distance_db" else 1
+        before, after = (rows[rows.method == m].set_index("segment")[metric] for m in (DO_NOTHING, DENOISED))
+        gains = rows[rows.method == DENOISED].set_index("segment")[improvement_name(metric)]
+        pd.testing.assert_series_equal(gains, sign * (after - before), check_names=False)
+    assert (rows[rows.method == DO_NOTHING][[improvement_name(m) for m in METRICS[:4]]] == 0).all(axis=None)
+
+
+def test_baselines_and_models_stand_side_by_side(model, pairs):
+    rows = evaluate({"a": model, "b": model}, pairs, 1, False, list(BASELINES), jobs=1)
+    assert list(rows.method.unique()) == [DO_NOTHING, "a", "b", *BASELINES]
+    gains = rows.groupby("method").snr_improvement_db.mean()
+    assert gains["a"] == gains["b"]
+    # The ceilings are such: each knows more than the one before.
+    assert gains["oracle bounded complex mask"] > gains["oracle Wiener mask"] > max(3, gains["blind Wiener"])
+    assert "oracle Wiener mask" in markdown_table(summarise(rows))
+    with pytest.raises(CallError, match="expected baselines among blind Wiener"):
+        evaluate({"a": model}, pairs, baselines=["magic"])
+
+
+def test_sub_folders_are_conditions(merged, tmp_path):
+    for condition in ("white", "more"):
+        (tmp_path / condition).symlink_to(merged("merger_white.py", "test", 2, 2)[0].parent)
+    pairs = load_test_pairs(tmp_path)
+    assert len(pairs) == 8 and {p.noise for p in pairs} == {"white", "more"} and len({p.pair_id for p in pairs}) == 8
+    alone = load_test_pairs(tmp_path / "white")
+    assert {p.noise for p in alone} == {"white"} and manifest_sha256(alone) != manifest_sha256(pairs)
 
 
 def test_segments_cover_the_song_once_without_silence(tmp_path, rng):
@@ -63,7 +105,7 @@ def test_a_silent_test_set_is_an_error(tmp_path, model):
     for name in ("i/INPUT-S1N1-(a)-(b).wav", "t/TARGET-S1N1-(CLEAN)-(b).wav"):
         write_audio(tmp_path / name, np.zeros((1, 200000), np.float32), 44100)
     with pytest.raises(UserError, match="silent"):
-        evaluate(model, find_pairs(tmp_path / "i", tmp_path / "t"))
+        evaluate({DENOISED: model}, find_pairs(tmp_path / "i", tmp_path / "t"))
 
 
 def test_intervals_are_over_songs_not_segments(rng):
@@ -89,8 +131,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(rng):
 def test_the_summary_has_do_nothing_rows_and_right_means():
     rows = pd.DataFrame([
         {"segment": f"{song}{i}", "song": song, "noise": noise, "method": method, "snr_db": snr_db,
-         "snr_improvement_db": gain, "segmental_snr_db": 1.0, "si_sdr_db": 1.0, "pesq_nb": np.nan, "pesq_wb": wb,
-         "stoi": 0.5}
+         "snr_improvement_db": gain, **dict.fromkeys(METRICS[1:], 1.0), "pesq_wb": wb,
+         **{improvement_name(m): 0.0 for m in METRICS[1:]}}
         for i, (song, noise, before, gain_, wb) in enumerate(
             [("a", "white", 5.0, 4.0, 2.0), ("a", "siren", 7.0, -1.0, np.nan), ("b", "white", 9.0, 2.0, np.nan)])
         for method, snr_db, gain in ((DO_NOTHING, before, 0.0), (DENOISED, before + gain_, gain_))])
@@ -101,7 +143,7 @@ def test_the_summary_has_do_nothing_rows_and_right_means():
     assert everything.output_snr_db == pytest.approx(7 + 5 / 3) and nothing.output_snr_db == 7
     assert nothing.improvement_db == nothing.interval_high_db == 0
     assert everything.improved_percent == pytest.approx(200 / 3) and everything.songs == 2
-    assert everything.pesq_scored == 1 and everything.segments == 3
+    assert everything.pesq_wb_scored == 1 and everything.segments == 3
     assert "do nothing" in format_summary(summarise(rows)) and "+1.67" in format_summary(summarise(rows))
 
 
@@ -115,3 +157,11 @@ def test_samples_run_from_least_to_most_improved(model, pairs, rows, tmp_path):
         denoised = sample["audio"]["denoised"]
         assert snr(clean, denoised) - snr(clean, noisy) == pytest.approx(sample["snr_improvement_db"], abs=0.05)
     assert len(list(tmp_path.glob("*.wav"))) == 9
+
+
+def test_samples_by_number(model, pairs, rows, tmp_path):
+    samples = evaluation.save_samples(model, pairs, rows, tmp_path, per_pair=1, indices=[2, 0])
+    segments = list(rows[rows.method == DENOISED].segment)
+    assert [s["segment"] for s in samples] == [segments[2], segments[0]]
+    with pytest.raises(CallError, match="from 0 to 3"):
+        evaluation.save_samples(model, pairs, rows, tmp_path, per_pair=1, indices=[4])

@@ -59,6 +59,19 @@ def test_pesq_and_stoi_are_those_of_their_packages(speechlike):
     assert metrics.stoi(reference, estimate, RATE) == pytest.approx(pystoi(reference, estimate, RATE), abs=1e-9)
 
 
+def test_log_spectral_distance_is_the_gain_in_db_and_hears_spectra(rng):
+    reference, _ = _frozen_signals()
+    assert metrics.log_spectral_distance(reference, reference) == 0
+    loud = rng.standard_normal(20000)
+    assert metrics.log_spectral_distance(loud, 0.5 * loud) == pytest.approx(20 * np.log10(2), abs=0.01)
+    # Half of the bins 20 dB off: the RMS over bins is 20 / sqrt(2).
+    spectrum = np.fft.rfft(loud)
+    spectrum[len(spectrum) // 2 :] *= 0.1
+    assert metrics.log_spectral_distance(loud, np.fft.irfft(spectrum)) == pytest.approx(20 / np.sqrt(2), abs=0.3)
+    both = metrics.log_spectral_distance(np.stack([loud, loud]), np.stack([loud, 0.5 * loud]))
+    assert both == pytest.approx(10 * np.log10(2), abs=0.01)
+
+
 def test_limits():
     reference, _ = _frozen_signals()
     assert metrics.snr(reference, reference) == np.inf

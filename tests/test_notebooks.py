@@ -86,13 +86,32 @@ def test_train_evaluate_and_select_weights(merged, tmp_path):
     assert {"metrics.csv", "summary.csv", "snr_distributions.png", "sample_001_plot.png",
             "sample_002_denoised.wav"} <= made
     assert (tmp_path / "Weights" / "training_curves.png").stat().st_size > 5000
+    assert {"improvement_by_noise.png", "summary.md", "sample_001_noisy.wav"} <= made
     assert "do nothing" in executed.read_text()
     # Select another .pth: what is evaluated is that file.
     losing = min(training_rows(tmp_path / "Weights"), key=lambda row: float(row["validation_snr_improvement_db"]))
     again, _ = _run("NoiseRemover.ipynb", tmp_path, **(small | {
-        "TRAIN": False, "MODEL_PATH": tmp_path / "Weights" / f"epoch_00{losing['epoch']}.pth", "LISTEN": False}))
+        "MODE": "evaluate", "MODEL_PATH": tmp_path / "Weights" / f"epoch_00{losing['epoch']}.pth", "LISTEN": False}))
     assert again["n_segments"] == 4 and again["input_snr_db"] == records["input_snr_db"]
     assert "train_losses" not in again and again["output_snr_db"] != records["output_snr_db"]
+    # Compare: several files over one test set, beside methods that train nothing.
+    paths = {"best": str(tmp_path / "Weights" / "best.pth"), "other": str(tmp_path / "Weights" / "epoch_001.pth")}
+    side_by_side, _ = _run("NoiseRemover.ipynb", tmp_path, **(small | {
+        "MODE": "compare", "MODEL_PATHS": paths, "BASELINES": ["oracle bounded complex mask"], "SAMPLE_INDICES": [1],
+        "LISTEN": False}))
+    gains = side_by_side["improvements_db"]
+    assert set(gains) == {"do nothing", *paths, "oracle bounded complex mask"} and gains["do nothing"] == 0
+    assert gains["best"] == pytest.approx(records["improvement_db"], abs=1e-6)
+    assert gains["oracle bounded complex mask"] > 3
+    assert side_by_side["manifest_sha256"] == records["manifest_sha256"]
+
+
+@pytest.mark.notebooks
+def test_train_on_a_pool(pool_folder, tmp_path):
+    records, _ = _run("NoiseRemover.ipynb", tmp_path, POOL_DIR=pool_folder, TEST_DIR="", WIDTH=1, EPOCHS=1,
+                      STEPS_PER_EPOCH=2, BATCH_SIZE=2, DEVICE="cpu", WEIGHTS_DIR=tmp_path / "Weights", NOISE="siren")
+    assert len(records["train_losses"]) == 1 and "n_segments" not in records
+    assert (tmp_path / "Weights" / "best.pth").is_file() and (tmp_path / "Weights" / "tensorboard").is_dir()
 
 
 @pytest.mark.notebooks
@@ -116,7 +135,8 @@ def test_denoise_an_entire_song(merged, model, tmp_path, strength):
 
 @pytest.mark.notebooks
 @pytest.mark.parametrize("notebook, parameters, message", [
-    ("NoiseRemover.ipynb", {"TRAIN": False, "MODEL_PATH": "none.pth"}, "none.pth does not exist"),
+    ("NoiseRemover.ipynb", {"MODE": "evaluate", "MODEL_PATH": "none.pth"}, "none.pth does not exist"),
+    ("NoiseRemover.ipynb", {"MODE": "listen"}, "expected MODE train, evaluate or compare"),
     ("NoiseRemover.ipynb", {"TRAIN_DIR": "nowhere"}, "nowhere/input does not exist"),
 ])
 def test_a_users_mistake_gets_one_sentence(tmp_path, notebook, parameters, message):

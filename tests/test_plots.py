@@ -39,10 +39,24 @@ def test_a_long_song_draws_no_more_points_than_a_short_one(rng):
 def test_distributions_and_curves_show_their_numbers():
     rows = pd.DataFrame([{"method": m, "noise": n, "snr_db": s, "snr_improvement_db": g}
                          for n in ("white", "siren") for m, s, g in ((DO_NOTHING, 5, 0), (DENOISED, 9, 4))])
-    assert "+4.00 dB" in plots.snr_distributions(rows).axes[2].get_title()
+    figure = plots.snr_distributions(rows)
+    assert "+4.00 dB" in figure.axes[2].get_title()
+    points = np.concatenate([c.get_offsets() for c in figure.axes[1].collections])
+    assert points.tolist() == [[5, 4], [5, 4]]  # input SNR, improvement
     history = [{"epoch": e, "train_loss": -e, "validation_snr_improvement_db": g} for e, g in ((1, 1), (2, 3), (3, 2))]
     texts = plots.training_curves(history).axes[1].get_legend().get_texts()
     assert any("epoch 2, +3.00 dB" in t.get_text() for t in texts)
+
+
+def test_bars_have_their_intervals():
+    table = pd.DataFrame([
+        {"noise": n, "method": m, "improvement_db": g, "interval_low_db": g - 1, "interval_high_db": g + 2}
+        for n in ("all", "white") for m, g in ((DO_NOTHING, 0.0), ("a", 3.0), ("b", -2.0))])
+    axes = plots.improvement_bars(table).axes[0]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["a", "b"]
+    assert [bar.get_height() for bar in axes.patches] == [3, 3, -2, -2]
+    ends = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
+    assert ends == [[2, 5], [2, 5], [-3, 0], [-3, 0]]
 
 
 def test_listening_excerpts_share_position_and_gain():

@@ -1,0 +1,179 @@
+"""Making pools: from folders of songs and noises, and to and from a small file that travels.
+
+The split is made here, once: songs as the mergers split them, noises by fold (common.noises) or, where a folder
+has sub-folders train, validation and test, by those. A label comes from an UrbanSound8K name, else from the folder
+that the clip lies in.
+"""
+
+import io
+import json
+import logging
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+import numpy as np
+import soundfile as sf
+from tqdm import tqdm
+
+from common.audio import AudioError, list_audio, read_audio
+from common.errors import CallError, UserError
+from common.noises import CLASS_NAMES, SPLITS, clips_for_split, folds_by_split, parse_clip
+from common.pool import FULL_SCALE, INDEX, SAMPLE_RATE, SAMPLES, SONG, Clip, Pool, write_index
+from common.signals import SILENT_RMS
+from common.songs import song_name, songs_for_split
+
+log = logging.getLogger(__name__)
+
+# Opus knows no 44.1 kHz. The samples are handed over as if they were at 48 kHz, which changes nothing but the names
+# of the frequencies in the codec, and saves two resamplings.
+OPUS_RATE = 48000
+# libsndfile maps compression levels 0..1 to these bits per second and channel, linearly.
+OPUS_BITS_PER_SECOND = (256_000, 6_000)
+# Ogg pages and headers beside the coded audio.
+OVERHEAD = 0.06
+_NUMBERED = re.compile(r"(\d)-.*")
+
+
+def _label(path: Path) -> str:
+    """A noise's class in words: from its name, else from its folder ("3-dog_bark" or any word)."""
+    clip = parse_clip(path, 0)
+    if clip.class_id is not None:
+        return clip.label
+    numbered = _NUMBERED.match(path.parent.name)
+    return CLASS_NAMES[int(numbered[1])] if numbered else path.parent.name
+
+
+def noise_files(folder: str | Path, split: str) -> list[Path]:
+    """The noises of a split: of its sub-folder where there are such, else of the folds that stand for it."""
+    folder = Path(folder)
+    if any((folder / name).is_dir() for name in SPLITS):
+        return list_audio(folder / split) if (folder / split).is_dir() else []
+    return [clip.path for clip in clips_for_split(folder, split, folds_by_split(folder)[split])]
+
+
+def _decode(path, split, label):
+    """A file as (Clip without a place, int16 samples), or a sentence why not."""
+    try:
+        audio, _ = read_audio(path, SAMPLE_RATE)
+    except AudioError as error:
+        return str(error)
+    rms = float(np.sqrt(np.square(audio, dtype=np.float64).mean())) if audio.size else 0.0
+    if rms <= SILENT_RMS:
+        return f"expected audio with signal, but {path} is silent: remove it"
+    peak = float(np.abs(audio).max())
+    name = song_name(path) if label == SONG else path.name
+    recording = name if label == SONG else parse_clip(path, 0).recording
+    clip = Clip(name, split, label, recording, len(audio), 0, audio.shape[1], rms / peak)
+    return clip, np.rint(audio * (FULL_SCALE / peak)).astype(np.int16)
+
+
+def _write(folder: Path, decoded: Iterable) -> Pool:
+    """Write (Clip, samples) as they come; the pool appears when it is whole."""
+    clips, start, skipped = [], 0, 0
+    (folder / INDEX).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / SAMPLES, "wb") as file:
+        for item in decoded:
+            if isinstance(item, str):
+                log.warning("skipped: %s", item)
+                skipped += 1
+                continue
+            clip, samples = item
+            clips.append(replace(clip, start=start))
+            start += samples.size
+            file.write(samples.tobytes())
+    if not clips:
+        raise UserError(f"expected audio with signal, but none of {skipped} files could be used: see the warnings")
+    write_index(folder, clips)
+    pool = Pool.load(folder)
+    sizes = ", ".join(f"{split} {60 * pool.hours(split, True):.1f} / {60 * pool.hours(split, False):.1f} min"
+                      for split in SPLITS if any(clip.split == split for clip in clips))
+    log.info("%s: %d clips, %.2f GB; songs / noises: %s; skipped files: %d", folder, len(clips), 2e-9 * start, sizes,
+             skipped)
+    return pool
+
+
+def pack(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str | Path, jobs: int = -1) -> Pool:
+    """Decode folders of songs and of noises into a pool at `folder`.
+
+    Train and validation alone: what is kept for the test must not come near the training. Half a gigabyte holds 1.6
+    hours of mono. Files that cannot be used are named and left out. Raises CallError when a folder holds no audio or
+    `folder` is in use, UserError when no file can be used.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(p.name not in (SAMPLES, INDEX) for p in folder.iterdir()):
+        raise CallError(f"expected an empty folder or a pool, but {folder} holds other files: choose another")
+    work = []
+    for split in ("train", "validation"):
+        for source in songs:
+            work += [(path, split, SONG) for path in songs_for_split(source, split)]
+        for source in noises:
+            work += [(path, split, _label(path)) for path in noise_files(source, split)]
+    with joblib.Parallel(n_jobs=jobs, return_as="generator") as parallel:
+        decoded = parallel(joblib.delayed(_decode)(*item) for item in work)
+        return _write(folder, tqdm(decoded, total=len(work), desc="decoding", unit="file", disable=None))
+
+
+def _encode(samples, bits_per_second):
+    """int16 (channels, samples) as Ogg Opus bytes."""
+    high, low = OPUS_BITS_PER_SECOND
+    level = float(np.clip((high - bits_per_second) / (high - low), 0, 1))
+    target = io.BytesIO()
+    sf.write(target, samples.T, OPUS_RATE, format="OGG", subtype="OPUS", compression_level=level)
+    return target.getvalue()
+
+
+def compact(pool: Pool, path: str | Path, megabytes: float = 50.0, jobs: int = -1) -> float:
+    """Write a pool as a zip of Ogg Opus members of about `megabytes`; returns the bits per second and channel.
+
+    Raises CallError when that would take less than 8 kbit/s, which is not music any more.
+    """
+    path = Path(path)
+    channel_seconds = sum(clip.channels * clip.length for clip in pool.clips) / SAMPLE_RATE
+    rate = 8e6 * megabytes * (1 - OVERHEAD) / channel_seconds * OPUS_RATE / SAMPLE_RATE
+    if rate < 8000:
+        raise CallError(f"expected room for 8 kbit/s, but {megabytes:g} MB for {channel_seconds / 60:.0f} minutes are "
+                        f"{rate / 1000:.1f} kbit/s: allow more megabytes or pack fewer files")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+
+    def channels_of(clip):
+        return pool.samples[clip.start : clip.start + clip.channels * clip.length].view(clip.channels, -1).numpy()
+
+    with (zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+          joblib.Parallel(n_jobs=jobs, return_as="generator") as parallel):
+        archive.writestr(INDEX, json.dumps([vars(clip) for clip in pool.clips]), zipfile.ZIP_DEFLATED)
+        coded = parallel(joblib.delayed(_encode)(channels_of(clip), rate) for clip in pool.clips)
+        for n, data in enumerate(tqdm(coded, total=len(pool.clips), desc="encoding", unit="clip", disable=None)):
+            archive.writestr(f"{n:06d}.opus", data)
+    temporary.replace(path)
+    log.info("%s: %d clips at %.1f kbit/s and channel, %.1f MB", path, len(pool.clips), rate / 1000,
+             path.stat().st_size / 1e6)
+    return rate
+
+
+def _members(archive):
+    for n, row in enumerate(json.loads(archive.read(INDEX))):
+        clip = Clip(**row)
+        samples, _ = sf.read(io.BytesIO(archive.read(f"{n:06d}.opus")), dtype="int16", always_2d=True)
+        samples = np.ascontiguousarray(samples.T[:, : clip.length])
+        yield clip, np.pad(samples, ((0, 0), (0, clip.length - samples.shape[1])))
+
+
+def unpack(path: str | Path, folder: str | Path) -> Pool:
+    """Decode what `compact` wrote into a pool at `folder`. Raises UserError when `path` is no such file."""
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CallError(f"expected an empty folder, but {folder} holds files: choose another")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _write(folder, _members(archive))
+    except (zipfile.BadZipFile, KeyError, sf.LibsndfileError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"expected a compact pool, but {path} cannot be read ({error}): make it again with python -m "
+                        "common.training pack --megabytes") from error

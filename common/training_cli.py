@@ -1,0 +1,161 @@
+"""Train from a shell.
+
+    python -m common.training pack SONGS NOISES -o pool         decode once what is mixed during training
+    python -m common.training run pool -o Weights               train on a pool, or on a folder of merged pairs
+    python -m common.training recipe pool -o weights            a universal network and one for each noise, in minutes
+
+`accelerate launch --num_processes N -m common.training run ...` trains on several GPUs or machines.
+"""
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from common.cli import Parser, count
+from common.errors import CallError, UserError
+from common.mixtures import MixtureSettings, pool_sources
+from common.pool import INDEX, Pool
+from common.recipe import format_table, run_recipe
+from common.training import TrainSettings, train
+
+HELP = {
+    "width": "complex channels of the first layer", "product": "of mask and spectrum, complex or elementwise",
+    "loss": "sdr, weighted_sdr or spectrum_l2", "epochs": "validations, and weights files",
+    "steps_per_epoch": "optimiser steps between them", "minutes": "a budget of time in place of steps",
+    "batch_size": "crops of a step, over all processes", "crop_frames": "STFT frames of a crop",
+    "learning_rate": "the highest", "weight_decay": "of AdamW", "betas": "of AdamW",
+    "warmup_steps": "of the learning rate", "clip_norm": "of the gradient", "ema_decay": "of the averaged weights",
+    "level_jitter_db": "range of the level around that of the crop", "seed": "another seed, other weights and batches",
+    "noise": "of the input: names with weights, as white:2,siren (mixed: everything)",
+    "target_noise": "of the target, as --noise", "snr_db": "range for either member",
+    "song_speed": "range of faster playing", "noise_speed": "range of faster playing",
+    "clean_target": "Noise2Clean on the same draws",
+}
+
+
+def _add_fields(parser, settings_class, leave_out=()):
+    """A flag for every field of a settings class; what is not given is None."""
+    for field in fields(settings_class):
+        if field.name in leave_out:
+            continue
+        options = {"help": f"{HELP[field.name]} (default: {field.default})", "default": None}
+        if isinstance(field.default, bool):
+            options["action"] = "store_true"
+        elif isinstance(field.default, tuple):
+            options |= {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+        else:
+            options["type"] = float if field.default is None else type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
+
+
+def _given(args, settings_class):
+    """The fields that the command line sets."""
+    values = {f.name: getattr(args, f.name, None) for f in fields(settings_class)}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}
+
+
+def _device(name):
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CallError("expected a CUDA device, but this machine offers none: use --device auto or cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _sources(args, device):
+    """Source and validation from a pool, or from merged pairs."""
+    data, mixture = Path(args.data), _given(args, MixtureSettings)
+    if (data / INDEX).is_file():
+        return pool_sources(data, MixtureSettings(**mixture), args.n_validation, device)
+    if mixture:
+        raise CallError(f"expected a pool for {', '.join('--' + m.replace('_', '-') for m in mixture)}, but {data} is "
+                        "none: what pairs are made of was decided by the merger")
+    from common.evaluation import pair_sources
+
+    return pair_sources(data / "train", data / "validation", workers=4 if device == "cuda" else 0)
+
+
+def _run(args):
+    device = _device(args.device)
+    source, validation = _sources(args, device)
+    info = {"method": "Noise2Clean" if args.clean_target else "Noise2Noise", "data": str(args.data)}
+    try:
+        train(TrainSettings(**_given(args, TrainSettings)), source, validation, args.output, device, info,
+              tensorboard=args.tensorboard, compiled=args.compile)
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "peer")):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"expected all processes to stay alive, but one of them is gone ({reason}): run the same "
+                        "command again, which goes on from the last checkpoint") from error
+
+
+def _pack(args):
+    from common.packing import compact, pack
+
+    pool = pack([args.songs, *args.also_songs], [args.noises, *args.also_noises], args.output, args.jobs)
+    if args.compact:
+        compact(pool, args.compact, args.megabytes, args.jobs)
+
+
+def _unpack(args):
+    from common.packing import unpack
+
+    unpack(args.file, args.output)
+
+
+def _recipe(args):
+    device = _device(args.device)
+    rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
+                      TrainSettings(**_given(args, TrainSettings) | {"minutes": None}), args.noises, args.n_validation,
+                      device, {"method": "Noise2Noise"} | json.loads(args.info), args.compile)
+    print(format_table(rows))
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m common.training", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, parser_class=Parser, metavar="{pack,unpack,run,recipe}")
+
+    def command(name, function, text):
+        made = commands.add_parser(name, description=text, help=text)
+        made.set_defaults(function=function)
+        return made.add_argument, made
+
+    add, _ = command("pack", _pack, "decode songs and noises into a pool (half a gigabyte holds 1.6 hours of mono)")
+    add("songs", help="folder of songs, split as the mergers split it")
+    add("noises", help="folder with fold1 ... or with train/ and validation/")
+    add("-o", "--output", required=True, help="folder of the pool")
+    add("--also-songs", nargs="+", default=[], help="more such folders")
+    add("--also-noises", nargs="+", default=[], help="more such folders")
+    add("--compact", metavar="FILE", help="also write the pool as a small file for another machine")
+    add("--megabytes", type=float, default=50, help="size of that file")
+    add("--jobs", type=int, default=-1, help="processes, -1 for all cores")
+    add, _ = command("unpack", _unpack, "a pool from its small file (needs soundfile)")
+    add("file", help="what pack --compact wrote")
+    add("-o", "--output", required=True, help="folder of the pool")
+    add, run = command("run", _run, "train one network, or go on where it stopped")
+    add("data", help="a pool, or a folder with train/ and validation/ of merged pairs")
+    add("-o", "--output", required=True, help="folder for the weights")
+    add("--tensorboard", action="store_true", help="also write curves for TensorBoard")
+    _add_fields(run, TrainSettings)
+    _add_fields(run, MixtureSettings)
+    add, recipe = command("recipe", _recipe, "weights for all noises within a budget of time")
+    add("data", help="a pool")
+    add("-o", "--output", required=True, help="folder for the weights and the table")
+    add("--minutes", type=float, required=True, help="the budget; call again to go on after a stop")
+    add("--noises", nargs="*", help="which to fine-tune for (default: white and all classes of the pool)")
+    add("--info", default="{}", help="JSON that is stored with the weights, as licences")
+    _add_fields(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
+    for made in (run, recipe):
+        made.add_argument("--n-validation", type=count, default=48, help="mixtures of 3.74 s that measure")
+        made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+        made.add_argument("--compile", action="store_true", help="through torch.compile")
+    return parser
+
+
+def main():
+    """The command line."""
+    args = _parser().parse_args()
+    args.function(args)

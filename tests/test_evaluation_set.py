@@ -1,0 +1,45 @@
+import pytest
+
+from common.dataset import pairs_in
+from common.errors import UserError
+from common.evaluation import load_test_pairs
+from common.evaluation_set import INDEX, build, check
+from common.manifest import read_rows
+
+
+@pytest.fixture(scope="module")
+def frozen(corpus, tmp_path_factory):
+    """Three conditions of three segments."""
+    folder = tmp_path_factory.mktemp("set")
+    build([corpus[0]], [corpus[1]], folder, n_segments=3, noises_per_song=1, conditions=("white", "mixed", "siren"))
+    return folder
+
+
+def test_conditions_hold_test_songs_with_their_noises(frozen):
+    rows = read_rows(frozen / INDEX)
+    assert [r["condition"] for r in rows] == ["white"] * 3 + ["mixed"] * 3 + ["siren"] * 3
+    assert all(r["song"].startswith("test/") for r in rows)
+    assert {r["input_noise"] for r in rows[:3]} == {"white"}
+    assert all("fold10/" in r["input_noise"] and "-8-0-0" in r["input_noise"] for r in rows[6:])
+    for condition in ("white", "siren"):
+        songs = [r["song"] for r in rows if r["condition"] == condition]
+        assert len(set(songs)) == 3  # one segment of a pair
+    pairs = load_test_pairs(frozen)
+    assert len(pairs) == 9 and {p.noise for p in pairs} == {"white", "mixed", "siren"}
+    assert len(pairs_in(frozen / "white")) == 3 and not (frozen / "merged" / "white").exists()
+
+
+def test_the_same_sources_give_the_same_bytes(frozen, call, corpus, tmp_path):
+    flags = ["-m", "common.evaluation_set", "--songs", corpus[0], "--noises", corpus[1], "--segments", 3,
+             "--noises-per-song", 1, "--conditions", "white", "mixed", "siren"]
+    done = call(*flags, "-o", tmp_path / "again", "--check", frozen / INDEX)
+    assert "9 segments are those of" in done.stderr
+    text = (frozen / INDEX).read_text()
+    (tmp_path / "other.csv").write_text(text.rstrip()[:-16] + "0" * 16 + "\n")
+    with pytest.raises(UserError, match="but 1 are missing or others"):
+        check(tmp_path / "again", tmp_path / "other.csv")
+
+
+def test_too_few_pairs_are_named(corpus, tmp_path):
+    with pytest.raises(UserError, match="expected 90 pairs long and loud enough for white, got 4"):
+        build([corpus[0]], [corpus[1]], tmp_path, n_segments=90, noises_per_song=1, conditions=("white",))

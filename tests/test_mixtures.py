@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+
+from common.errors import CallError
+from common.mixtures import (
+    HALF_TAPS,
+    SYNTHETIC,
+    MixtureSettings,
+    MixtureSource,
+    MixtureValidation,
+    _interpolate,
+    parse_noises,
+    synthetic,
+)
+from common.pool import FULL_SCALE, SAMPLE_RATE, SONG, Clip, Pool
+
+LABELS = ("dog_bark", "siren", "rain")
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two tones of two channels, and for each label two recordings of two short clips."""
+    rng, clips, samples = np.random.default_rng(0), [], []
+
+    def add(name, label, recording, audio):
+        start = sum(map(len, samples))
+        samples.append(np.rint(audio * FULL_SCALE).astype(np.int16).ravel())
+        clips.append(Clip(name, "train", label, recording, len(audio), start, audio.shape[1],
+                          float(np.sqrt(np.mean(audio**2)))))
+
+    t = np.arange(5 * SAMPLE_RATE) / SAMPLE_RATE
+    for n, frequency in enumerate((440, 660)):
+        song = 0.4 * np.stack([np.sin(2 * np.pi * f * t) for f in (frequency, 2 * frequency)])
+        add(f"tone{n}", SONG, f"tone{n}", song)
+    for label in LABELS:
+        for n in range(4):
+            add(f"{label}{n}", label, f"{label}-{n // 2}", rng.uniform(-0.3, 0.3, (1, 30000)))
+    return Pool(clips, torch.from_numpy(np.concatenate(samples)))
+
+
+def source(pool, **settings):
+    return MixtureSource(pool, MixtureSettings(**({"song_speed": (1, 1), "noise_speed": (1, 1)} | settings)))
+
+
+def test_rows_are_decided_alone(pool):
+    made = source(pool)
+    inputs, targets = made.batch(1, 2, range(6), 5000)
+    for rows in (range(3), range(3, 6)):
+        part = made.batch(1, 2, rows, 5000)
+        assert torch.equal(part[0], inputs[rows]) and torch.equal(part[1], targets[rows])
+    assert not torch.equal(inputs, made.batch(1, 3, range(6), 5000)[0])
+    assert "white" in str(made.names(1, 2, range(6), 5000))
+
+
+def test_mixtures_hold_one_song_and_independent_noises_at_their_snr(pool):
+    noisy, target = source(pool, snr_db=(5, 5)).batch(3, 0, range(24), 40000)
+    same_noisy, song = source(pool, snr_db=(5, 5), clean_target=True).batch(3, 0, range(24), 40000)
+    assert torch.equal(noisy, same_noisy)  # the same draws, another target
+    first, second = noisy - song, target - song
+    assert float(song.square().mean().sqrt()) == pytest.approx(1, rel=0.02)
+    snrs = [-10 * np.log10(float(x.square().mean())) for x in (*first, *second)]
+    assert np.mean(snrs) == pytest.approx(5, abs=0.2) and np.std(snrs) < 0.5
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(first, second, strict=True)]
+    assert max(map(abs, correlations)) < 0.05
+
+
+def test_the_noises_of_a_pair_share_no_label(pool):
+    made = source(pool, noise="dog_bark,rain:3", target_noise="classes,other,white:0.5")
+    names = [name.split(" + ")[1].split(" / ") for name in made.names(0, 0, range(400), 1000)]
+    assert {a.rstrip("0123") for a, _ in names} == {"dog_bark", "rain"}
+    assert all(a.rstrip("0123") != b.rstrip("0123") for a, b in names)
+    assert np.mean([a.startswith("rain") for a, _ in names]) == pytest.approx(0.75, abs=0.08)
+    assert {b.rstrip("0123") for _, b in names} == {*LABELS, "white"}
+
+
+def test_a_crop_is_the_clips_own_samples_at_speed_one_and_looped(pool):
+    clip = pool.clips[2]
+    args = [torch.tensor([x]) for x in (clip.start, clip.length, 29990)]
+    floats = [torch.tensor([x], dtype=torch.float64) for x in (1.0, 1.0)]
+    crop = _interpolate(pool.samples, *args, *floats, 40, 40 + 2 * HALF_TAPS + 1)[0]
+    expected = pool.samples[clip.start : clip.start + clip.length].float().roll(10)[:40]
+    assert (crop - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("speed", [0.94, 1.06])
+def test_played_faster_a_tone_is_higher(speed):
+    t = np.arange(50000)
+    samples = torch.from_numpy(np.rint(20000 * np.sin(2 * np.pi * 5000 * t / 44100)).astype(np.int16))
+    y = _interpolate(samples, torch.tensor([0]), torch.tensor([50000]), torch.tensor([1000]),
+                     *(torch.tensor([x], dtype=torch.float64) for x in (speed, 1.0)), 20000, 21300)[0].numpy()
+    expected = 20000 * np.sin(2 * np.pi * 5000 * (1000 + speed * np.arange(20000)) / 44100)
+    assert 10 * np.log10(np.mean(expected**2) / np.mean((y - expected) ** 2)) > 45
+
+
+def test_silent_parts_of_songs_are_not_drawn(pool):
+    quiet = pool.samples.clone()
+    clips = pool.clips[:1] + pool.clips[2:]
+    quiet[: int(2.5 * SAMPLE_RATE)] = 0
+    quiet[clips[0].length : clips[0].length + int(2.5 * SAMPLE_RATE)] = 0
+    made = source(Pool(clips, quiet), clean_target=True)
+    _, songs = made.batch(0, 0, range(40), 10000)
+    assert (songs.square().mean(1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("name", SYNTHETIC)
+def test_synthetic_noises_have_unit_power_and_their_spectra(name):
+    x = torch.cat([synthetic(name, seed, 1 << 16) for seed in range(6)])
+    assert float(x.square().mean()) == pytest.approx(1, abs=0.15)
+    power = torch.fft.rfft(x).abs().square()
+    f = torch.fft.rfftfreq(len(x), 1 / SAMPLE_RATE)
+
+    def band(low, high):
+        return float(power[(f >= low) & (f < high)].mean())
+
+    slope = 10 * np.log10(band(4000, 8000) / band(400, 800))  # over a decade
+    expected = {"white": 0, "pink": -10, "brown": -20}
+    if name in expected:
+        assert slope == pytest.approx(expected[name], abs=1)
+    elif name == "hiss":
+        assert slope > 10
+    else:
+        assert power[f < 800].sum() > 0.99 * power.sum()
+    assert not torch.equal(synthetic(name, 1, 100), synthetic(name, 2, 100))
+
+
+def test_noises_are_named_with_weights():
+    shares = parse_noises("mixed", LABELS)
+    assert shares == pytest.approx({"white": 0.2, "dog_bark": 0.3, "siren": 0.3, "rain": 0.2})
+    assert parse_noises("siren:3, hum", LABELS) == pytest.approx({"siren": 0.75, "hum": 0.25})
+    assert parse_noises("mixed:2,pink:2", LABELS)["white"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("text, message", [("thunder", "got 'thunder'"), ("white:0", "above 0"), ("hum:x", "above 0")])
+def test_wrong_noises_are_named(text, message):
+    with pytest.raises(CallError, match=message):
+        parse_noises(text, LABELS)
+
+
+def test_wrong_settings(pool):
+    with pytest.raises(CallError, match="LOW <= HIGH"):
+        MixtureSettings(snr_db=(5, 1))
+    with pytest.raises(CallError, match="two labels"):
+        source(pool, noise="siren", target_noise="siren")
+
+
+def test_validation_measures_the_improvement_and_can_be_shared(pool):
+    validation = MixtureValidation(source(pool, snr_db=(0, 10), clean_target=True), 5, 20000, batch_size=2)
+
+    class Half(torch.nn.Module):
+        def forward(self, noisy):
+            return 0.5 * noisy
+
+    gains = validation.gains(Half(), slice(None))
+    parts = [validation.gains(Half(), slice(rank, None, 2)) for rank in range(2)]
+    assert len(gains) == 5 and sorted(gains) == pytest.approx(sorted(parts[0] + parts[1]), abs=1e-3)
+    noisy, clean = validation.source.batch(0, 0, range(1), 20000)
+    expected = 10 * torch.log10((noisy - clean).square().sum() / (0.5 * noisy - clean).square().sum())
+    assert gains[0] == pytest.approx(float(expected), abs=1e-3)

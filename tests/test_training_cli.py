@@ -1,0 +1,82 @@
+"""`python -m common.training`, as a user calls it."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from common.checkpoints import load_weights
+from common.errors import CallError
+from common.pool import Pool
+from common.recipe import run_recipe, trainable
+from common.training import TrainSettings
+from tests.conftest import ROOT
+
+SMALL = ["--width", 1, "--batch-size", 2, "--warmup-steps", 2, "--device", "cpu", "--n-validation", 2]
+
+
+def test_pack_and_train_on_a_pool(call, corpus, tmp_path):
+    done = call("-m", "common.training", "pack", *corpus, "-o", tmp_path / "pool", "--compact", tmp_path / "pool.zip",
+                "--megabytes", 1)
+    assert "train 0.7 / 4.0 min" in done.stderr and "kbit/s" in done.stderr
+    call("-m", "common.training", "unpack", tmp_path / "pool.zip", "-o", tmp_path / "there")
+    done = call("-m", "common.training", "run", tmp_path / "there", "-o", tmp_path / "w", *SMALL, "--epochs", 1,
+                "--steps-per-epoch", 2, "--noise", "siren", "--clean-target", "--product", "elementwise", "--loss",
+                "weighted_sdr")
+    assert "epoch 1/1" in done.stderr
+    model, info = load_weights(tmp_path / "w" / "best.pth")
+    assert model.network.product == "elementwise" and info["method"] == "Noise2Clean"
+    settings = info["settings"]
+    assert (settings["loss"], settings["data.noise"], settings["data.clean_target"]) == ("weighted_sdr", "siren", True)
+
+
+def test_train_on_merged_pairs(call, merged, tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / split).symlink_to(merged("merger_white.py", split, 2, 2)[0].parent)
+    flags = ["-m", "common.training", "run", tmp_path / "data", "-o", tmp_path / "w", *SMALL, "--epochs", 1,
+             "--steps-per-epoch", 2]
+    call(*flags)
+    assert load_weights(tmp_path / "w" / "best.pth")[1]["method"] == "Noise2Noise"
+    assert "expected a pool for --snr-db" in call(*flags, "--snr-db", 0, 5, code=2).stderr
+    assert "width was 1 and is 2" in call(*flags, "--width", 2, code=1).stderr
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["run", "nowhere", "-o", "w"], "nowhere/train/input does not exist"),
+    (["recipe", "nowhere", "-o", "w", "--minutes", 1], "nowhere is none"),
+    (["run", "nowhere", "-o", "w", "--loss", "l1"], "expected"),
+])
+def test_wrong_calls_end_with_code_2(call, flags, message):
+    assert message in call("-m", "common.training", *flags, code=2).stderr
+
+
+def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path):
+    settings = TrainSettings(width=1, batch_size=2, warmup_steps=2)
+    pool = Pool.load(pool_folder)
+    rows = run_recipe(pool, tmp_path, 0.5, settings, ["white", "siren"], n_validation=2)
+    assert [row["noise"] for row in rows] == ["mixed", "white", "siren"]
+    for row in rows:
+        model, info = load_weights(tmp_path / f"{row['noise']}.pth")
+        assert model.network.width == 1 and info["kept"] == row["kept"]
+        best = max(row[f"{name}_db"] for name in ("universal", "fine-tuned") if row[f"{name}_db"] is not None)
+        assert info["validation_snr_improvement_db"] == best
+        state = torch.load(tmp_path / f"{row['noise']}.pth", weights_only=True)["state"]
+        assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
+    with open(tmp_path / "table.csv", newline="") as file:
+        assert [row["kept"] for row in csv.DictReader(file)] == [row["kept"] for row in rows]
+    epochs = [len(list((tmp_path / name).glob("epoch_*.pth"))) for name in ("universal", "white", "siren")]
+    assert epochs == [8, 2, 2]
+    assert run_recipe(pool, tmp_path, 0.5, settings, ["white", "siren"], n_validation=2) == rows
+    with pytest.raises(CallError, match="expected noises among white, air_conditioner"):
+        run_recipe(pool, tmp_path, 1, settings, ["thunder"])
+    assert len(trainable(pool)) == 11
+
+
+def test_the_recipe_needs_no_audio_library():
+    heavy = "soundfile av soxr pandas pesq pystoi librosa scipy joblib accelerate matplotlib tensorboard"
+    code = f"import sys, common.training_cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
