@@ -11,12 +11,12 @@ import argparse
 import shutil
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
 from benchmarks.textbook import textbook_copy
+from benchmarks.timing import matrix_peak, seconds_of
 from common.cli import run
 from common.dcunet import DECODER, ENCODER, FREQUENCY, TIME, DCUNet20, layer_sizes, valid_length
 from common.errors import CallError
@@ -81,20 +81,6 @@ def network_flop(width: int, n_bins: int, n_frames: int) -> float:
         total += 8 * into * out * row.kernel[0] * row.kernel[1] * bins[k + 10] * frames[k + 10]
         previous = out
     return total
-
-
-def seconds_of(function):
-    """Wall time of one call."""
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-def matrix_peak(rounds: int = 5) -> float:
-    """Floating-point operations per second of a large matrix product."""
-    n = 3072
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    return 2 * n**3 / min(seconds_of(lambda: a @ b) for _ in range(rounds))
 
 
 def measure(args, seconds, network, forms):

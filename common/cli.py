@@ -27,11 +27,18 @@ def _fail(message, code):
     return code
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says defaults where there are any."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Abbreviated flags are refused, so that a later flag cannot change what a script means."""
 
     def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
 
 
 def count(text: str) -> int:

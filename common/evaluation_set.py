@@ -17,12 +17,11 @@ from pathlib import Path
 from common.cli import count, run
 from common.dataset import pairs_in
 from common.errors import UserError
+from common.labels import CLASS_NAMES, MIXED, WHITE
 from common.manifest import read_manifest, read_rows, write_rows
 from common.merging import MergeSettings, build_dataset
 from common.noises import (
-    CLASS_NAMES,
     SPLITS,
-    WHITE,
     ClassNoises,
     MixedNoises,
     NoiseClip,
@@ -36,7 +35,6 @@ from common.songs import songs_for_split
 
 log = logging.getLogger(__name__)
 
-MIXED = "mixed"
 CONDITIONS = (WHITE, MIXED, *CLASS_NAMES)
 INDEX = "evaluation_set.csv"
 HASHES = ("input_sha256", "target_sha256")

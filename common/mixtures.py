@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from common.errors import CallError
-from common.labels import CLASS_NAMES
+from common.labels import CLASS_NAMES, MIXED
 from common.model import Denoiser, autocast
 from common.pool import FULL_SCALE, POWER_BLOCK, SAMPLE_RATE, SONG, Clip, Pool
 
@@ -28,7 +28,7 @@ SPECTRA = {
 HUM = "hum"  # harmonics of the mains
 SYNTHETIC = (*SPECTRA, HUM)
 MAINS_HZ, HUM_HARMONICS = (50.0, 60.0), 12
-CLASSES, OTHER, MIXED = "classes", "other", "mixed"
+CLASSES, OTHER = "classes", "other"
 # What "mixed" stands for: each UrbanSound8K class as often as any other noise alone, and white a fifth of all.
 MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
 # 30 dB under the song's level there is little to learn: such a crop is drawn again, so many times.

@@ -5,7 +5,6 @@ stage checkpoints and goes on where it stopped. Validation mixtures, whose songs
 heard, decide for each noise whether the fine-tuned weights are better than the universal ones.
 """
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,10 +12,10 @@ from pathlib import Path
 
 from common.checkpoints import load_weights, save_weights
 from common.errors import CallError, UserError
-from common.labels import CLASS_NAMES, WHITE
-from common.mixtures import MIXED, MixtureSettings, MixtureSource, pool_validation
+from common.labels import CLASS_NAMES, MIXED, WHITE
+from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.pool import Pool
-from common.training import BEST, TrainSettings, train, validate
+from common.training import BEST, TrainSettings, train, validate, write_table
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
             else:
                 weights["fine-tuned"] = folder / noise / BEST
         rows.append(_keep_better(noise, weights, validation, folder, device, n_validation))
-        _write(folder / TABLE, rows)
+        write_table(folder / TABLE, rows)
     return rows
 
 
@@ -89,13 +88,6 @@ def _keep_better(noise, weights, validation, folder, device, n):
                                                         "validation_snr_improvement_db": row[f"{row['kept']}_db"]},
                  half=True)
     return row
-
-
-def _write(path, rows):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def format_table(rows: Sequence[dict]) -> str:

@@ -93,7 +93,7 @@ class TrainSettings:
             raise CallError(f"expected minutes above 0, got {self.minutes}")
 
 
-class _Run:
+class Run:
     """What changes during a run, and what its settings say about it."""
 
     def __init__(self, settings, stft, processes, start):
@@ -165,7 +165,7 @@ def _resume(run, settings, path):
     log.info("resuming %s at step %d", path, run.step)
 
 
-def _train_step(run, source, processes):
+def train_step(run, source, processes):
     """One optimiser step on this process's rows of the batch; nothing here waits for the device."""
     settings, device = run.settings, run.device
     rows = processes.rows(settings.batch_size)
@@ -245,13 +245,14 @@ def _finish_epoch(run, validation, folder, info, processes):
     save_weights(run.average, folder / f"epoch_{epoch:03d}.pth", info)
     if best:
         save_weights(run.average, folder / BEST, info)
-    _write_history(folder / HISTORY, run.history)
+    write_table(folder / HISTORY, run.history)
     log.info("epoch %d/%d: loss %.3f, validation SNR improvement %+.2f dB%s, %.2f s per step", epoch, settings.epochs,
              row["train_loss"], improvement, " (best)" if best else "", row["seconds"] / steps)
     return row
 
 
-def _write_history(path, rows):
+def write_table(path: Path, rows: list[dict]) -> None:
+    """Write rows of equal keys as CSV, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
@@ -278,7 +279,7 @@ def _tensorboard(folder, step):
 def _prepare(folder, settings, plain, stft, processes, start):
     """The run in `folder`, new or resumed."""
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(settings, stft, processes, start)
+    run = Run(settings, stft, processes, start)
     if (folder / LAST).is_file():
         _resume(run, plain, folder / LAST)
     elif any(folder.glob("epoch_*.pth")):
@@ -314,7 +315,7 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
     began, last_saved = time.monotonic() - run.seconds, run.seconds
     log_every = max(1, settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
     while run.progress() < 1:
-        _train_step(run, source, processes)
+        train_step(run, source, processes)
         run.seconds = time.monotonic() - began
         ended, done = run.epochs_done() > len(run.history), run.step - run.epoch_start[0]
         save = ended or run.seconds - last_saved > checkpoint_seconds

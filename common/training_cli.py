@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.cli import Parser, count
 from common.errors import CallError, UserError
+from common.inference import choose_device
 from common.mixtures import MixtureSettings, pool_sources
 from common.pool import INDEX, Pool
 from common.recipe import format_table, run_recipe
@@ -35,11 +36,12 @@ HELP = {
 
 
 def _add_fields(parser, settings_class, leave_out=()):
-    """A flag for every field of a settings class; what is not given is None."""
+    """A flag for every field of a settings class; what is not given is absent."""
     for field in fields(settings_class):
         if field.name in leave_out:
             continue
-        options = {"help": f"{HELP[field.name]} (default: {field.default})", "default": None}
+        default = f" (default: {field.default})" if field.default not in (None, False) else ""
+        options = {"help": HELP[field.name] + default, "default": argparse.SUPPRESS}
         if isinstance(field.default, bool):
             options["action"] = "store_true"
         elif isinstance(field.default, tuple):
@@ -51,16 +53,8 @@ def _add_fields(parser, settings_class, leave_out=()):
 
 def _given(args, settings_class):
     """The fields that the command line sets."""
-    values = {f.name: getattr(args, f.name, None) for f in fields(settings_class)}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}
-
-
-def _device(name):
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CallError("expected a CUDA device, but this machine offers none: use --device auto or cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    values = {f.name: getattr(args, f.name) for f in fields(settings_class) if hasattr(args, f.name)}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def _sources(args, device):
@@ -77,9 +71,9 @@ def _sources(args, device):
 
 
 def _run(args):
-    device = _device(args.device)
+    device = choose_device(args.device)
     source, validation = _sources(args, device)
-    info = {"method": "Noise2Clean" if args.clean_target else "Noise2Noise", "data": str(args.data)}
+    info = {"method": "Noise2Clean" if hasattr(args, "clean_target") else "Noise2Noise", "data": str(args.data)}
     try:
         train(TrainSettings(**_given(args, TrainSettings)), source, validation, args.output, device, info,
               tensorboard=args.tensorboard, compiled=args.compile)
@@ -106,10 +100,10 @@ def _unpack(args):
 
 
 def _recipe(args):
-    device = _device(args.device)
+    device = choose_device(args.device)
     rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
-                      TrainSettings(**_given(args, TrainSettings) | {"minutes": None}), args.noises, args.n_validation,
-                      device, {"method": "Noise2Noise"} | json.loads(args.info), args.compile)
+                      TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
+                      {"method": "Noise2Noise"} | json.loads(args.info), args.compile)
     print(format_table(rows))
 
 

@@ -33,3 +33,9 @@ def test_inference(call):
 def test_long_audio(call):
     done = call("-m", "benchmarks.long_audio", "--width", 1, "--minutes", 1)
     assert len(re.findall(r"^ +1 +1 +[\d.]+ +[\d.]+ +\d+$", done.stdout, re.M)) == 1
+
+
+@pytest.mark.slow
+def test_training(call):
+    done = call("-m", "benchmarks.training", "--width", 1, "--batch-size", 2, "--rounds", 1)
+    assert len(re.findall(r"^ +1 (textbook|ours) +[\d.]+ +[\d.]+ +[\d.]+ +\d+ +[\d.]+$", done.stdout, re.M)) == 2

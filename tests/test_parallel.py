@@ -52,7 +52,7 @@ def test_two_processes_have_the_loss_curve_of_one(pool_folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run_which_then_resumes(pool_folder, tmp_path):
-    process = launch(pool_folder, tmp_path / "w", 2, "--steps-per-epoch", 40)
+    process = launch(pool_folder, tmp_path / "w", 2, "--steps-per-epoch", 15)
     deadline = time.monotonic() + 200
     while not (tmp_path / "w" / "epoch_001.pth").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.2)
@@ -63,10 +63,10 @@ def test_a_worker_that_dies_ends_the_run_which_then_resumes(pool_folder, tmp_pat
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "one of them is gone" in errors or "Signal 9 (SIGKILL) received" in errors
-    process = launch(pool_folder, tmp_path / "w", 2, "--steps-per-epoch", 40)
+    process = launch(pool_folder, tmp_path / "w", 2, "--steps-per-epoch", 15)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "resuming" in errors
-    assert [row["steps"] for row in history(tmp_path / "w")] == ["40", "80"]
+    assert [row["steps"] for row in history(tmp_path / "w")] == ["15", "30"]
 
 
 def test_rows_are_shared_out(monkeypatch):

@@ -1,0 +1,127 @@
+"""Training steps beside a textbook's on the same mixtures in one run, interleaved; medians.
+
+    python -m benchmarks.training [--width 8 32] [--batch-size 4] [--rounds 5] [--device cuda] [--compile] [--profile]
+
+The textbook takes four real convolutions for a complex one, PyTorch's default AdamW, and reads its loss at every step.
+Ours is the loop of common.training with its source of mixtures. Prints seconds per step, crops of 1.1 s per second,
+the share of the device's matrix-product peak that forward and backward pass need (three times the forward pass's
+complex products, each as four real ones), and the share of a step that mixing takes. `--profile` shows the costliest
+operations.
+"""
+
+import argparse
+import statistics
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.inference import network_flop
+from benchmarks.textbook import textbook_copy
+from benchmarks.timing import matrix_peak, seconds_of
+from common.cli import count, run
+from common.dcunet import DCUNet20
+from common.losses import sdr_loss
+from common.mixtures import MixtureSettings, MixtureSource
+from common.model import Denoiser
+from common.parallel import Processes
+from common.pool import FULL_SCALE, SAMPLE_RATE, SONG, Clip, Pool
+from common.stft import STFT
+from common.training import Run, TrainSettings, train_step
+
+
+class _Planes(nn.Module):
+    """The textbook network with this project's planes in and out."""
+
+    product = "complex"
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, planes):
+        return self.network(planes.permute(0, 2, 3, 1)[:, None])[:, 0].permute(0, 3, 1, 2)
+
+
+def noise_pool(device: str, minutes: float = 2.0) -> Pool:
+    """A pool of random sound: one song, and two noises of each of two labels."""
+    rng, clips, n = np.random.default_rng(0), [], round(minutes * 60 * SAMPLE_RATE / 5)
+    samples = (rng.standard_normal(5 * n) * 0.2 * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE).astype(np.int16)
+    for k, label in enumerate((SONG, "dog_bark", "dog_bark", "siren", "siren")):
+        clips.append(Clip(f"clip{k}", "train", label, str(k), 1, k * n, n, 0.2))
+    return Pool(clips, torch.from_numpy(samples).to(device))
+
+
+def textbook_step(settings, source, device):
+    """A function that makes one step of a textbook's loop; the sizes of a crop fit its network."""
+    torch.manual_seed(0)
+    model = Denoiser(_Planes(textbook_copy(DCUNet20(settings.width))), STFT()).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate)
+    n_samples, steps = (settings.crop_frames - 1) * model.stft.hop_length, iter(range(1 << 30))
+
+    def step():
+        noisy, target = source.batch(0, next(steps), range(settings.batch_size), n_samples)
+        loss = sdr_loss(model(noisy), target, noisy)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss.item()
+    return step
+
+
+def our_step(settings, source, processes, compiled):
+    """A function that makes one step of common.training."""
+    state = Run(settings, STFT(), processes, None)
+    if compiled:
+        state.model.network.compile()
+    return lambda: train_step(state, source, processes)
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=count, nargs="+", default=[8, 32])
+    parser.add_argument("--batch-size", type=count, default=4)
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="also ours through torch.compile")
+    parser.add_argument("--profile", action="store_true")
+    args = parser.parse_args()
+    device, peak = args.device, matrix_peak(args.device)
+    source = MixtureSource(noise_pool(device), MixtureSettings("white,classes", "classes"))
+    processes = Processes(device)
+    print(f"{device}, {torch.get_num_threads()} threads, matrix-product peak {peak / 1e9:.0f} GFLOP/s, batch of "
+          f"{args.batch_size} crops of 99 frames")
+    print(f"{'width':>5} {'loop':<14} {'s/step':>8} {'crops/s':>8} {'x textbook':>11} {'% of peak':>10} "
+          f"{'mixing %':>9}")
+    for width in args.width:
+        settings = TrainSettings(width=width, batch_size=args.batch_size)
+        loops = {"textbook": textbook_step(settings, source, device),
+                 "ours": our_step(settings, source, processes, False)}
+        if args.compile:
+            loops["ours, compiled"] = our_step(settings, source, processes, True)
+        times = {name: [] for name in loops}
+        for round_ in range(-1, args.rounds):
+            for name, step in loops.items():
+                seconds = seconds_of(step, device)
+                if round_ >= 0:  # the first one warms up
+                    times[name].append(seconds)
+        mixing = statistics.median(seconds_of(lambda s=settings, k=k: source.batch(
+            0, k, range(s.batch_size), 98 * 512), device) for k in range(10))
+        flop = 3 * args.batch_size * network_flop(width, STFT().n_bins, 99)
+        for name, found in times.items():
+            median = statistics.median(found)
+            ratio = statistics.median(b / o for b, o in zip(times["textbook"], found, strict=True))
+            print(f"{width:5d} {name:<14} {median:8.3f} {args.batch_size / median:8.2f} {ratio:11.2f} "
+                  f"{100 * flop / median / peak:10.0f} {100 * mixing / median:9.1f}", flush=True)
+        if args.profile:
+            with torch.profiler.profile() as profiled:
+                loops["ours"]()
+            key = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
+            print(profiled.key_averages().table(sort_by=key, row_limit=10, max_name_column_width=40))
+
+
+if __name__ == "__main__":
+    run(main)
