@@ -26,6 +26,7 @@ from common.dataset import (
 )
 from common.denoising import denoise
 from common.errors import CallError, UserError
+from common.inference import inference_form
 from common.manifest import MANIFEST
 from common.metrics import LOWER_IS_BETTER, METRICS, improvement_name, score, snr
 from common.model import Denoiser
@@ -138,7 +139,9 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
     if unknown or len(rates) > 1:
         raise CallError(f"expected baselines among {', '.join(BASELINES)} and models of one sample rate, got "
                         f"{', '.join(sorted(unknown)) or 'no unknown ones'} and {sorted(rates)} Hz")
-    work = (joblib.delayed(_rows)(s, {name: denoise(model, s.noisy, s.sample_rate) for name, model in models.items()},
+    forms = {name: inference_form(model, next(model.parameters()).device.type, "float32")
+             for name, model in models.items()}
+    work = (joblib.delayed(_rows)(s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()},
                                   baselines, speech)
             for s in segments(pairs, rates.pop(), per_pair))
     heavy = speech or baselines

@@ -76,7 +76,7 @@ def _run(args):
     info = {"method": "Noise2Clean" if hasattr(args, "clean_target") else "Noise2Noise", "data": str(args.data)}
     try:
         train(TrainSettings(**_given(args, TrainSettings)), source, validation, args.output, device, info,
-              tensorboard=args.tensorboard, compiled=args.compile)
+              start=args.start, tensorboard=args.tensorboard, compiled=args.compile)
     except RuntimeError as error:
         if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "peer")):
             raise
@@ -132,6 +132,7 @@ def _parser():
     add, run = command("run", _run, "train one network, or go on where it stopped")
     add("data", help="a pool, or a folder with train/ and validation/ of merged pairs")
     add("-o", "--output", required=True, help="folder for the weights")
+    add("--start", help="weights to begin with: a .pth file, or a name from pretrained_weights")
     add("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     _add_fields(run, TrainSettings)
     _add_fields(run, MixtureSettings)

@@ -40,6 +40,8 @@ def test_train_on_merged_pairs(call, merged, tmp_path):
              "--steps-per-epoch", 2]
     call(*flags)
     assert load_weights(tmp_path / "w" / "best.pth")[1]["method"] == "Noise2Noise"
+    call(*flags[:4], "-o", tmp_path / "tuned", *flags[6:], "--start", tmp_path / "w" / "best.pth")
+    assert load_weights(tmp_path / "tuned" / "best.pth")[1]["settings"]["start"].endswith("best.pth")
     assert "expected a pool for --snr-db" in call(*flags, "--snr-db", 0, 5, code=2).stderr
     assert "width was 1 and is 2" in call(*flags, "--width", 2, code=1).stderr
 
