@@ -5,26 +5,30 @@ stage checkpoints and goes on where it stopped. Validation mixtures, whose songs
 heard, decide for each noise whether the fine-tuned weights are better than the universal ones.
 """
 
+import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from common.checkpoints import load_weights, save_weights
+from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED, WHITE
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
+from common.model import Denoiser
 from common.pool import Pool
+from common.stft import STFT
 from common.training import BEST, TrainSettings, train, validate, write_table
 
 log = logging.getLogger(__name__)
 
-# Of the budget: for the universal network, for all that is not training (reading, the last validations, the table);
-# the noises share what is left.
-UNIVERSAL_SHARE, OVERHEAD_SHARE = 0.5, 0.1
+# Of the time for training; the noises share the rest. Of the budget: for reading and starting.
+UNIVERSAL_SHARE, START_SHARE = 0.5, 0.05
 FINE_TUNE_LEARNING_RATE = 0.3  # of the universal one
-EPOCHS = {"universal": 8, "fine-tuning": 2}
-TABLE = "table.csv"
+UNIVERSAL_EPOCHS = 8
+PLAN, TABLE = "plan.json", "table.csv"
 
 
 def trainable(pool: Pool) -> list[str]:
@@ -48,45 +52,71 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
     if not set(noises) <= set(known):
         raise CallError(f"expected noises among {', '.join(known)}, which the pool can train and validate, got "
                         f"{', '.join(noises)}: choose among them or pack more noises")
-    net = minutes * (1 - OVERHEAD_SHARE)
-    share = UNIVERSAL_SHARE if noises else 1
-    settings = replace(settings, minutes=net * share, epochs=EPOCHS["universal"])
     info = info or {}
-    train(settings, MixtureSource(pool, MixtureSettings()), pool_validation(pool, MixtureSettings(), n_validation),
-          folder / "universal", device, info | {"noise": MIXED}, compiled=compiled)
+    validations = {noise: pool_validation(pool, MixtureSettings(noise), n_validation) for noise in (MIXED, *noises)}
+    plan = _plan(folder, minutes, noises, settings, validations[MIXED], device)
+    settings = replace(settings, minutes=plan["universal_minutes"], epochs=UNIVERSAL_EPOCHS)
+    history = train(settings, MixtureSource(pool, MixtureSettings()), validations[MIXED], folder / "universal", device,
+                    info | {"noise": MIXED}, compiled=compiled)
     universal = folder / "universal" / BEST
-    tuned = replace(settings, minutes=net * (1 - share) / max(1, len(noises)), epochs=EPOCHS["fine-tuning"],
-                    learning_rate=FINE_TUNE_LEARNING_RATE * settings.learning_rate)
-    rows = []
-    for noise in (MIXED, *noises):
-        weights = {"universal": universal}
-        validation = pool_validation(pool, MixtureSettings(noise), n_validation)
-        if noise != MIXED:
-            log.info("fine-tuning for %s", noise)
-            source = MixtureSource(pool, MixtureSettings(noise, noise if noise == WHITE else MIXED))
-            try:
-                train(tuned, source, validation, folder / noise, device, info | {"noise": noise}, start=universal,
-                      compiled=compiled)
-            except UserError as error:  # the other noises, and the universal weights, are worth having
-                log.warning("%s is not fine-tuned: %s", noise, error)
-            else:
-                weights["fine-tuned"] = folder / noise / BEST
-        rows.append(_keep_better(noise, weights, validation, folder, device, n_validation))
+    rows = [_keep_better(MIXED, {"universal": (universal, _best(history))}, folder, n_validation)]
+    for noise in noises:
+        log.info("fine-tuning for %s", noise)
+        found = {"universal": (universal, validate(load_weights(universal, device)[0], validations[noise]))}
+        tuned = replace(settings, minutes=plan["fine_tuning_minutes"], epochs=1,
+                        learning_rate=FINE_TUNE_LEARNING_RATE * settings.learning_rate)
+        source = MixtureSource(pool, MixtureSettings(noise, noise if noise == WHITE else MIXED))
+        history = train(tuned, source, validations[noise], folder / noise, device, info | {"noise": noise},
+                        start=universal, compiled=compiled)
+        found["fine-tuned"] = (folder / noise / BEST, _best(history))
+        rows.append(_keep_better(noise, found, folder, n_validation))
         write_table(folder / TABLE, rows)
+    write_table(folder / TABLE, rows)
     return rows
 
 
-def _keep_better(noise, weights, validation, folder, device, n):
-    """Save the weights that improve the validation mixtures of a noise most; returns its row of the table."""
-    row, models = {"noise": noise, "mixtures": n, "universal_db": None, "fine-tuned_db": None}, {}
-    for name, path in weights.items():
-        models[name] = load_weights(path, device)
-        row[f"{name}_db"] = validate(models[name][0], validation)
-    row["kept"] = max(models, key=lambda name: row[f"{name}_db"])
-    model, info = models[row["kept"]]
+def _best(history):
+    return max(row["validation_snr_improvement_db"] for row in history)
+
+
+def _plan(folder, minutes, noises, settings, validation, device):
+    """Minutes of training for the universal network and for each noise, made once and then kept with the run.
+
+    What validations take is measured beforehand: one ends each training, and one measures the universal network on
+    each noise. Raises UserError when the folder was planned for something else, CallError when too little is left.
+    """
+    path, asked = folder / PLAN, {"minutes": minutes, "noises": list(noises)}
+    if path.is_file():
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        if {name: plan[name] for name in asked} != asked:
+            raise UserError(f"expected the budget and noises that {folder} was planned for, {plan['minutes']:g} "
+                            f"minutes for {', '.join(plan['noises'])}, got others: use the same ones or another folder")
+        return plan
+    model = Denoiser(DCUNet20(settings.width, settings.product), STFT()).to(device).eval()
+    validate(model, validation)  # warms up
+    started = time.monotonic()
+    validate(model, validation)
+    validating = (time.monotonic() - started) / 60 * (1 + 2 * len(noises))
+    net = minutes * (1 - START_SHARE) - validating
+    if net < minutes / 2:
+        raise CallError(f"expected half of {minutes:g} minutes for training, but validation would take "
+                        f"{validating:.1f}: allow more minutes, or lower --n-validation")
+    share = UNIVERSAL_SHARE if noises else 1.0
+    plan = asked | {"universal_minutes": net * share, "fine_tuning_minutes": net * (1 - share) / max(1, len(noises))}
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    return plan
+
+
+def _keep_better(noise, found, folder, n):
+    """Save the weights with the highest improvement; found: name to (path, dB). Returns their row of the table."""
+    row = {"noise": noise, "mixtures": n, "universal_db": None, "fine-tuned_db": None}
+    row |= {f"{name}_db": gain for name, (_, gain) in found.items()}
+    row["kept"] = max(found, key=lambda name: found[name][1])
+    path, gain = found[row["kept"]]
+    model, info = load_weights(path)
     save_weights(model, folder / f"{noise}.pth", info | {"noise": noise, "kept": row["kept"],
-                                                        "validation_snr_improvement_db": row[f"{row['kept']}_db"]},
-                 half=True)
+                                                        "validation_snr_improvement_db": gain}, half=True)
     return row
 
 

@@ -1,6 +1,7 @@
 """`python -m common.training`, as a user calls it."""
 
 import csv
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from common.checkpoints import load_weights
-from common.errors import CallError
+from common.errors import CallError, UserError
 from common.pool import Pool
 from common.recipe import run_recipe, trainable
 from common.training import TrainSettings
@@ -59,6 +60,9 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path):
     settings = TrainSettings(width=1, batch_size=2, warmup_steps=2)
     pool = Pool.load(pool_folder)
     rows = run_recipe(pool, tmp_path, 0.5, settings, ["white", "siren"], n_validation=2)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert 0.25 < plan["universal_minutes"] + 2 * plan["fine_tuning_minutes"] < 0.5  # the rest goes to validations
+    assert plan["universal_minutes"] == pytest.approx(2 * plan["fine_tuning_minutes"])
     assert [row["noise"] for row in rows] == ["mixed", "white", "siren"]
     for row in rows:
         model, info = load_weights(tmp_path / f"{row['noise']}.pth")
@@ -70,8 +74,12 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path):
     with open(tmp_path / "table.csv", newline="") as file:
         assert [row["kept"] for row in csv.DictReader(file)] == [row["kept"] for row in rows]
     epochs = [len(list((tmp_path / name).glob("epoch_*.pth"))) for name in ("universal", "white", "siren")]
-    assert epochs == [8, 2, 2]
+    assert epochs == [8, 1, 1]
     assert run_recipe(pool, tmp_path, 0.5, settings, ["white", "siren"], n_validation=2) == rows
+    with pytest.raises(UserError, match=r"planned for, 0\.5 minutes for white, siren, got others"):
+        run_recipe(pool, tmp_path, 0.5, settings, ["white"], n_validation=2)
+    with pytest.raises(CallError, match=r"half of 0\.01 minutes for training"):
+        run_recipe(pool, tmp_path / "short", 0.01, settings, ["white"], n_validation=2)
     with pytest.raises(CallError, match="expected noises among white, air_conditioner"):
         run_recipe(pool, tmp_path, 1, settings, ["thunder"])
     assert len(trainable(pool)) == 11
