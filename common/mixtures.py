@@ -204,8 +204,9 @@ class MixtureSource:
             found = [parts[i] for i in real]
             places = torch.tensor([[p.clip.start + p.channel * p.clip.length, p.clip.length, p.offset] for p in found])
             floats = torch.tensor([[p.speed, p.gain / FULL_SCALE] for p in found], dtype=torch.float64)
-            out[real] = _interpolate(self.pool.samples, *_to(places, device).T, *_to(floats, device).T, n_samples,
-                                     int(n_samples * max(p.speed for p in found)) + 2 * HALF_TAPS + 1)
+            crops = _interpolate(self.pool.samples, *_to(places, device).T, *_to(floats, device).T, n_samples,
+                                 int(n_samples * max(p.speed for p in found)) + 2 * HALF_TAPS + 1)
+            out.index_copy_(0, _to(torch.tensor(real), device), crops)
         return out
 
 

@@ -46,7 +46,7 @@ class Pool:
     """The clips of a pool and their samples, an int16 tensor of shape (all samples of all channels,)."""
 
     def __init__(self, clips: list[Clip], samples: torch.Tensor):
-        self.clips, self.samples = clips, samples
+        self.clips, self.samples, self._powers = clips, samples, {}
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> "Pool":
@@ -83,9 +83,11 @@ class Pool:
     def block_powers(self, clip: Clip, channel: int) -> np.ndarray:
         """Mean square of each POWER_BLOCK of one channel at full scale 1; the last one may be shorter."""
         start = clip.start + channel * clip.length
-        audio = self.samples[start : start + clip.length].cpu().numpy().astype(np.float32) / FULL_SCALE
-        edges = np.arange(0, clip.length, POWER_BLOCK)
-        return np.add.reduceat(np.square(audio), edges) / np.diff(np.append(edges, clip.length))
+        if start not in self._powers:  # many sources draw from one pool
+            audio = self.samples[start : start + clip.length].cpu().numpy().astype(np.float32) / FULL_SCALE
+            edges = np.arange(0, clip.length, POWER_BLOCK)
+            self._powers[start] = np.add.reduceat(np.square(audio), edges) / np.diff(np.append(edges, clip.length))
+        return self._powers[start]
 
 
 def write_index(folder: Path, clips: list[Clip]) -> None:
