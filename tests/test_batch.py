@@ -130,7 +130,9 @@ def test_ctrl_c_leaves_no_half_file(weights, tmp_path, rng):
         for _ in range(120):
             writer.write((0.1 * rng.standard_normal((2, 44100))).astype(np.float32))
     process = subprocess.Popen([sys.executable, "-m", "common.denoising", tmp_path / "long.wav", "-o",
-                                tmp_path / "out.flac", "--model", weights], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+                                tmp_path / "out.flac", "--model", weights], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                               # Shells let what they start in the background ignore this signal.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     while not list(tmp_path.glob(".out.flac*")):
         assert process.poll() is None
         time.sleep(0.05)

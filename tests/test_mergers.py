@@ -216,7 +216,9 @@ def test_bad_songs_among_good_ones_are_skipped_and_counted(corpus, call, tmp_pat
     skipped = json.loads((tmp_path / "i" / "dataset.json").read_text())["skipped_songs"]
     assert sorted(path.split("/")[-1] for path in skipped) == ["broken.mp3", "silent.wav"]
     strict = call(*command[:-4], "--strict", "--input-dir", tmp_path / "i2", "--target-dir", tmp_path / "t2", code=1)
-    assert strict.stderr.strip().splitlines()[-1].startswith("error: expected")
+    # Not always the last line: Python's resource tracker may have its say when workers are stopped.
+    assert sum(line.startswith("error: expected") for line in strict.stderr.splitlines()) == 1
+    assert "Traceback" not in strict.stderr
 
 
 def test_without_a_gpu_the_cpu_mixes_and_one_line_says_so(corpus, call, tmp_path):
