@@ -89,7 +89,7 @@ def improvement_bars(summary: pd.DataFrame) -> Figure:
     """SNR improvement of each method by noise, with its 95 % interval over songs; the table of `summarise`."""
     methods = [m for m in summary.method.unique() if m != DO_NOTHING]
     noises = list(summary.noise.unique())
-    figure, axes = plt.subplots(figsize=(max(7, 1 + 0.22 * len(noises) * (len(methods) + 1)), 4.5),
+    figure, axes = plt.subplots(figsize=(max(7, min(20, 1 + 0.22 * len(noises) * (len(methods) + 1))), 4.5),
                                 layout="constrained")
     colours = plt.get_cmap("tab10").colors
     height = 0.8 / len(methods)
@@ -102,7 +102,7 @@ def improvement_bars(summary: pd.DataFrame) -> Figure:
     axes.axhline(0, color="black", lw=1)
     axes.set_xticks(range(len(noises)), noises, rotation=30, ha="right")
     axes.set(ylabel="SNR improvement (dB)", title="improvement by noise, 95 % intervals over songs; do nothing is 0")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
 

@@ -52,8 +52,9 @@ def test_bars_have_their_intervals():
     table = pd.DataFrame([
         {"noise": n, "method": m, "improvement_db": g, "interval_low_db": g - 1, "interval_high_db": g + 2}
         for n in ("all", "white") for m, g in ((DO_NOTHING, 0.0), ("a", 3.0), ("b", -2.0))])
-    axes = plots.improvement_bars(table).axes[0]
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["a", "b"]
+    figure = plots.improvement_bars(table)
+    axes = figure.axes[0]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b"]
     assert [bar.get_height() for bar in axes.patches] == [3, 3, -2, -2]
     ends = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
     assert ends == [[2, 5], [2, 5], [-3, 0], [-3, 0]]
