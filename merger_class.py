@@ -2,8 +2,9 @@
 
 from common.cli import run
 from common.errors import CallError
+from common.labels import CLASS_NAMES
 from common.merger_cli import merge, merger_parser
-from common.noises import CLASS_NAMES, ClassNoises
+from common.noises import ClassNoises
 
 
 def main():

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,11 @@ import torch
 
 from common.audio import AudioError, list_audio, resample
 from common.errors import CallError, UserError
-from common.manifest import read_manifest
+from common.manifest import CLEAN, read_manifest
 from common.pool import SAMPLE_RATE
 from common.signals import SILENT_RMS
 from common.songs import song_name
 
-# 323 frames of the default STFT: the 3.74 s segments of the literature.
-SEGMENT_SAMPLES = 165_000
 # A segment that is quieter than this (-60 dBFS RMS) has no meaningful SNR.
 MIN_RMS = 1e-3
 _PAIR_FILE = re.compile(r"(INPUT|TARGET)-(S\d+N\d+(?:G\d+)?)-")
@@ -32,7 +31,10 @@ MAX_CROPS = 10
 
 @dataclass(frozen=True)
 class PairFile:
-    """One pair on disk. `noise` is the class of the input's noise as a word, or '' when unknown."""
+    """One pair on disk. `noise` is the class of the input's noise as a word, or '' when unknown.
+
+    clean_target: whether its manifest says so.
+    """
 
     pair_id: str
     input: Path
@@ -40,6 +42,7 @@ class PairFile:
     song: str
     noise: str
     recordings: frozenset[str]
+    clean_target: bool = False
 
 
 def pair_key(file_name: str) -> str | None:
@@ -77,7 +80,7 @@ def find_pairs(input_dir: str | Path, target_dir: str | Path) -> list[PairFile]:
         song = song_name(row["song"]) if row else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
         recordings = {row.get("input_noise_recording"), row.get("target_noise_recording")} - {None, ""}
         pairs.append(PairFile(pair_id, path, targets[pair_id], song, row.get("input_noise_class", ""),
-                              frozenset(recordings)))
+                              frozenset(recordings), row.get("target_noise") == CLEAN))
     return pairs
 
 
@@ -86,19 +89,20 @@ def pairs_in(folder: str | Path) -> list[PairFile]:
     return find_pairs(Path(folder) / "input", Path(folder) / "target")
 
 
-def check_disjoint(**splits: Sequence[PairFile]) -> None:
-    """Raise UserError when two splits share a song or a noise recording."""
-    names = list(splits)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            songs = {p.song for p in splits[a]} & {p.song for p in splits[b]}
-            recordings = (frozenset().union(*(p.recordings for p in splits[a]))
-                          & frozenset().union(*(p.recordings for p in splits[b])))
-            for what, shared in (("song", songs), ("noise recording", recordings)):
-                if shared:
-                    raise UserError(f"expected {a} and {b} without a {what} in common, but they share "
-                                    f"{sorted(shared)[0]!r} ({len(shared)} in all): build them with the mergers' "
-                                    "--split from one source")
+def heard(pairs: Sequence[PairFile]) -> tuple[set[str], set[str]]:
+    """The names of the songs and of the noise recordings of pairs."""
+    return {p.song for p in pairs}, set().union(*(p.recordings for p in pairs))
+
+
+def check_disjoint(**splits: tuple[set[str], set[str]]) -> None:
+    """Raise UserError when two splits share a song or a noise recording; each is what `heard` gives."""
+    for (a, in_a), (b, in_b) in combinations(splits.items(), 2):
+        for what, shared in zip(("song", "noise recording"), (x & y for x, y in zip(in_a, in_b, strict=True)),
+                                strict=True):
+            if shared:
+                raise UserError(f"expected {a} and {b} without a {what} in common, but they share "
+                                f"{sorted(shared)[0]!r} ({len(shared)} in all): make all splits from the same folders, "
+                                "or sort these into one split")
 
 
 class PairSource:
@@ -109,6 +113,15 @@ class PairSource:
 
     def __init__(self, pairs: Sequence[PairFile], workers: int = 0):
         self.pairs, self._workers, self._ahead = list(pairs), workers and ThreadPoolExecutor(workers), {}
+
+    @property
+    def clean_target(self) -> bool:
+        """Whether the targets hold no noise, as their manifest says."""
+        return any(pair.clean_target for pair in self.pairs)
+
+    def heard(self) -> tuple[set[str], set[str]]:
+        """The names of the songs and of the noise recordings."""
+        return heard(self.pairs)
 
     def settings(self) -> dict:
         """What decides the batches besides seed and step."""

@@ -15,21 +15,14 @@ import pandas as pd
 
 from common.audio import read_audio, write_audio
 from common.baselines import BASELINES
-from common.dataset import (
-    MIN_RMS,
-    SAMPLE_RATE,
-    SEGMENT_SAMPLES,
-    PairFile,
-    PairSource,
-    check_disjoint,
-    pairs_in,
-)
+from common.dataset import MIN_RMS, PairFile, PairSource, check_disjoint, heard, pairs_in
 from common.denoising import denoise
 from common.errors import CallError, UserError
 from common.inference import inference_form
 from common.manifest import MANIFEST
 from common.metrics import LOWER_IS_BETTER, METRICS, improvement_name, score, snr
 from common.model import Denoiser
+from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
 
 DO_NOTHING, DENOISED = "do nothing", "denoised"
 N_BOOTSTRAP = 2000
@@ -96,6 +89,10 @@ class PairValidation:
     def __init__(self, pairs: Sequence[PairFile], per_pair: int = 1):
         self.pairs, self.per_pair = list(pairs), per_pair
 
+    def heard(self) -> tuple[set[str], set[str]]:
+        """The names of the songs and of the noise recordings."""
+        return heard(self.pairs)
+
     def gains(self, model: Denoiser, part: slice) -> list[float]:
         """SNR improvement in dB of the segments of that part of the pairs."""
         return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy)
@@ -106,7 +103,7 @@ def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int
                  ) -> tuple[PairSource, PairValidation]:
     """Training batches and validation from two folders of pairs, which must not share a song or a recording."""
     train, validation = pairs_in(train_dir), pairs_in(validation_dir)
-    check_disjoint(train=train, validation=validation)
+    check_disjoint(train=heard(train), validation=heard(validation))
     return PairSource(train, workers), PairValidation(validation)
 
 
@@ -136,9 +133,10 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
     """
     unknown = set(baselines) - set(BASELINES)
     rates = {model.stft.sample_rate for model in models.values()} or {SAMPLE_RATE}
-    if unknown or len(rates) > 1:
-        raise CallError(f"expected baselines among {', '.join(BASELINES)} and models of one sample rate, got "
-                        f"{', '.join(sorted(unknown)) or 'no unknown ones'} and {sorted(rates)} Hz")
+    if unknown:
+        raise CallError(f"expected baselines among {', '.join(BASELINES)}, got {', '.join(sorted(unknown))}")
+    if len(rates) > 1:
+        raise CallError(f"expected models of one sample rate, got {sorted(rates)} Hz: compare them one by one")
     forms = {name: inference_form(model, next(model.parameters()).device.type, "float32")
              for name, model in models.items()}
     work = (joblib.delayed(_rows)(s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()},
@@ -217,8 +215,9 @@ def markdown_table(summary: pd.DataFrame) -> str:
         lines.append(" | ".join((
             r.noise, r.method, str(r.songs), str(r.segments), f"{r.output_snr_db:.2f}",
             f"{r.improvement_db:+.2f}{interval}", f"{r.improved_percent:.0f}", f"{r.segmental_snr_db:.2f}",
-            f"{r.si_sdr_db:.2f}", f"{r.log_spectral_distance_db:.2f}", f"{r.pesq_wb:.2f} ({r.pesq_wb_scored})",
-            f"{r.stoi:.3f} ({r.stoi_scored})")))
+            f"{r.si_sdr_db:.2f}", f"{r.log_spectral_distance_db:.2f}",
+            f"{r.pesq_wb:.2f} ({r.pesq_wb_scored})" if r.pesq_wb_scored else "not scored",
+            f"{r.stoi:.3f} ({r.stoi_scored})" if r.stoi_scored else "not scored")))
     return "\n".join(f"| {line} |" for line in lines)
 
 

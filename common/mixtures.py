@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.errors import CallError
+from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
 from common.model import Denoiser, autocast
-from common.pool import FULL_SCALE, POWER_BLOCK, SAMPLE_RATE, SONG, Clip, Pool
+from common.pool import FULL_SCALE, POWER_BLOCK, SAMPLE_RATE, SEGMENT_SAMPLES, SONG, Clip, Pool
 
-# Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises from 1 kHz on.
+# Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises up to some 4 kHz.
 # Below 20 Hz, which nobody hears, nothing grows any further.
 SPECTRA = {
     "white": torch.ones_like,
@@ -33,7 +33,6 @@ CLASSES, OTHER = "classes", "other"
 MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
 # 30 dB under the song's level there is little to learn: such a crop is drawn again, so many times.
 QUIET, MAX_DRAWS = 1e-3, 10
-VALIDATION_SAMPLES = 165_000  # 3.74 s, as the segments of the literature
 # Interpolation: taps of the windowed sinc on either side.
 HALF_TAPS = 4
 
@@ -127,12 +126,22 @@ class MixtureSource:
         self._shares = [parse_noises(text, sorted(self._by_label))
                         for text in (settings.noise, settings.target_noise)]
         first, second = self._shares
-        if len(first) == len(second) == 1 and first == second and not set(first) <= set(SYNTHETIC):
-            raise CallError("expected noises of two labels, so that those of a pair differ, got "
-                            f"{settings.noise!r} for both: set target_noise to mixed")
+        if len(second) == 1 and set(second) <= set(first) - set(SYNTHETIC):
+            raise CallError("expected a target noise of another label than the input's, got "
+                            f"{settings.target_noise!r} for {settings.noise!r}: set target_noise to mixed")
         lengths = np.array([clip.length for clip in self.songs], float)
         self._song_odds = lengths / lengths.sum()
         self._powers = [[pool.block_powers(clip, c) for c in range(clip.channels)] for clip in self.songs]
+
+    @property
+    def clean_target(self) -> bool:
+        """Whether the targets hold no noise."""
+        return self.mixture.clean_target
+
+    def heard(self) -> tuple[set[str], set[str]]:
+        """The names of the songs and of the noise recordings."""
+        noises = (clip for clips in self._by_label.values() for clip in clips)
+        return {clip.name for clip in self.songs}, {clip.recording for clip in noises}
 
     def settings(self) -> dict:
         """What decides the batches besides seed and step, as plain values."""
@@ -173,17 +182,19 @@ class MixtureSource:
     def _draw_noise(self, rng, shares, n_samples, other):
         """A noise at its SNR against a song of RMS 1; with neither label nor recording of the noise `other`."""
         gain = 10 ** (-rng.uniform(*self.mixture.snr_db) / 20)
-        real = other is not None and other.clip is not None
-        names = [name for name in shares if name in SYNTHETIC or not (real and name == other.label)]
+        not_label, not_recording = (other.label, other.clip.recording) if other and other.clip else (None, None)
+        names = [name for name in shares if name != not_label]
         odds = np.array([shares[name] for name in names])
-        label = names[rng.choice(len(names), p=odds / odds.sum())]
-        if label in SYNTHETIC:
-            return _Part(label, gain, seed=int(rng.integers(2**62)))
-        clips = self._by_label[label]
-        clip = clips[rng.integers(len(clips))]
-        while real and clip.recording == other.clip.recording and len(clips) > 1:
-            clip = clips[rng.integers(len(clips))]
-        return self._draw_crop(rng, clip, gain / clip.rms, self.mixture.noise_speed, n_samples)
+        for _ in range(MAX_DRAWS):
+            label = names[rng.choice(len(names), p=odds / odds.sum())]
+            if label in SYNTHETIC:
+                return _Part(label, gain, seed=int(rng.integers(2**62)))
+            clips = [clip for clip in self._by_label[label] if clip.recording != not_recording]
+            if clips:
+                clip = clips[rng.integers(len(clips))]
+                return self._draw_crop(rng, clip, gain / clip.rms, self.mixture.noise_speed, n_samples)
+        raise UserError(f"expected target noises of other recordings than {not_recording}, but {', '.join(names)} have "
+                        "none: allow more noises")
 
     @staticmethod
     def _draw_crop(rng, clip, gain, speed_range, n_samples):
@@ -276,6 +287,10 @@ class MixtureValidation:
     def __init__(self, source: MixtureSource, n: int, n_samples: int, seed: int = 0, batch_size: int = 8):
         self.source, self.n, self.n_samples, self.seed, self.batch_size = source, n, n_samples, seed, batch_size
 
+    def heard(self) -> tuple[set[str], set[str]]:
+        """The names of the songs and of the noise recordings."""
+        return self.source.heard()
+
     def gains(self, model: Denoiser, part: slice) -> list[float]:
         """SNR improvement in dB of every mixture of `part`; `model` lies where the pool does."""
         found, numbers = [], range(self.n)[part]
@@ -299,7 +314,7 @@ def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: in
 def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureValidation:
     """`n` mixtures of 3.74 s of the validation split, mixed as `settings` say, of songs at their own speed."""
     settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0))
-    return MixtureValidation(MixtureSource(pool, settings, "validation"), n, VALIDATION_SAMPLES)
+    return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)
 
 
 def _snr_db(reference, estimate):

@@ -21,8 +21,10 @@ import soundfile as sf
 from tqdm import tqdm
 
 from common.audio import AudioError, list_audio, read_audio
+from common.dataset import check_disjoint
 from common.errors import CallError, UserError
-from common.noises import CLASS_NAMES, SPLITS, clips_for_split, folds_by_split, parse_clip
+from common.labels import CLASS_NAMES
+from common.noises import SPLITS, clips_for_split, folds_by_split, parse_clip
 from common.pool import FULL_SCALE, INDEX, SAMPLE_RATE, SAMPLES, SONG, Clip, Pool, write_index
 from common.signals import SILENT_RMS
 from common.songs import song_name, songs_for_split
@@ -98,12 +100,19 @@ def _write(folder: Path, decoded: Iterable) -> Pool:
     return pool
 
 
+def _heard(work, split):
+    """Song names and UrbanSound8K recordings of a split; other noises' names say nothing of their recordings."""
+    songs = {song_name(path) for path, where, label in work if where == split and label == SONG}
+    clips = [parse_clip(path, 0) for path, where, label in work if where == split and label != SONG]
+    return songs, {clip.recording for clip in clips if clip.class_id is not None}
+
+
 def pack(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str | Path, jobs: int = -1) -> Pool:
     """Decode folders of songs and of noises into a pool at `folder`.
 
     Train and validation alone: what is kept for the test must not come near the training. Half a gigabyte holds 1.6
     hours of mono. Files that cannot be used are named and left out. Raises CallError when a folder holds no audio or
-    `folder` is in use, UserError when no file can be used.
+    `folder` is in use, UserError when no file can be used, or when folders put a song or a recording into both splits.
     """
     folder = Path(folder)
     if folder.is_dir() and any(p.name not in (SAMPLES, INDEX) for p in folder.iterdir()):
@@ -114,6 +123,7 @@ def pack(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str 
             work += [(path, split, SONG) for path in songs_for_split(source, split)]
         for source in noises:
             work += [(path, split, _label(path)) for path in noise_files(source, split)]
+    check_disjoint(train=_heard(work, "train"), validation=_heard(work, "validation"))
     with joblib.Parallel(n_jobs=jobs, return_as="generator") as parallel:
         decoded = parallel(joblib.delayed(_decode)(*item) for item in work)
         return _write(folder, tqdm(decoded, total=len(work), desc="decoding", unit="file", disable=None))
@@ -170,10 +180,12 @@ def unpack(path: str | Path, folder: str | Path) -> Pool:
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise CallError(f"expected an empty folder, but {folder} holds files: choose another")
+    if not Path(path).is_file():
+        raise CallError(f"expected a compact pool, but {path} does not exist: check the path")
     try:
         with zipfile.ZipFile(path) as archive:
             return _write(folder, _members(archive))
-    except (zipfile.BadZipFile, KeyError, sf.LibsndfileError) as error:
+    except (zipfile.BadZipFile, KeyError, TypeError, sf.LibsndfileError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"expected a compact pool, but {path} cannot be read ({error}): make it again with python -m "
                         "common.training pack --megabytes") from error

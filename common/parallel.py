@@ -63,7 +63,8 @@ class Processes:
 class _GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose statistics are those of all processes' rows; PyTorch's own knows no processors, only GPUs."""
 
-    def forward(self, planes):
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        """(batch, planes, bins, frames) to the same; in training with the mean and variance of all processes' rows."""
         if not self.training:
             return super().forward(planes)
         x = planes.float()

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 
 from common.errors import CallError, UserError
+from common.files import write_text
 
 FORMAT = "song-denoiser-pool-1"
 SAMPLES, INDEX = "samples.i16", "pool.json"
 SAMPLE_RATE = 44100
+# 323 frames of the default STFT: the 3.74 s segments of the literature.
+SEGMENT_SAMPLES = 165_000
 FULL_SCALE = 32767
 SONG = ""  # the label of a song
 # Powers are kept for blocks of this many samples, so that silent crops are known without reading them.
@@ -92,8 +95,5 @@ class Pool:
 
 def write_index(folder: Path, clips: list[Clip]) -> None:
     """Write pool.json, which makes a folder with samples a pool."""
-    temporary = folder / f".{INDEX}.tmp"
     rows = ",\n".join(json.dumps(vars(clip)) for clip in clips)
-    temporary.write_text(f'{{"format": "{FORMAT}", "sample_rate": {SAMPLE_RATE}, "clips": [\n{rows}\n]}}\n',
-                         encoding="utf-8")
-    temporary.replace(folder / INDEX)
+    write_text(folder / INDEX, f'{{"format": "{FORMAT}", "sample_rate": {SAMPLE_RATE}, "clips": [\n{rows}\n]}}\n')

@@ -15,12 +15,13 @@ from pathlib import Path
 from common.checkpoints import load_weights, save_weights
 from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
+from common.files import write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.model import Denoiser
 from common.pool import Pool
 from common.stft import STFT
-from common.training import BEST, TrainSettings, train, validate, write_table
+from common.training import BEST, TrainSettings, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
                     info | {"noise": MIXED}, compiled=compiled)
     universal = folder / "universal" / BEST
     rows = [_keep_better(MIXED, {"universal": (universal, _best(history))}, folder, n_validation)]
+    write_csv(folder / TABLE, rows)
     for noise in noises:
         log.info("fine-tuning for %s", noise)
         found = {"universal": (universal, validate(load_weights(universal, device)[0], validations[noise]))}
@@ -70,8 +72,7 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
                         start=universal, compiled=compiled)
         found["fine-tuned"] = (folder / noise / BEST, _best(history))
         rows.append(_keep_better(noise, found, folder, n_validation))
-        write_table(folder / TABLE, rows)
-    write_table(folder / TABLE, rows)
+        write_csv(folder / TABLE, rows)
     return rows
 
 
@@ -104,7 +105,7 @@ def _plan(folder, minutes, noises, settings, validation, device):
     share = UNIVERSAL_SHARE if noises else 1.0
     plan = asked | {"universal_minutes": net * share, "fine_tuning_minutes": net * (1 - share) / max(1, len(noises))}
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(plan, indent=1) + "\n")
     return plan
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from common.audio import AudioReader, read_audio, resample, write_audio
-from common.dataset import SAMPLE_RATE, SEGMENT_SAMPLES, PairFile, find_pairs, pairs_in
+from common.dataset import PairFile, find_pairs, pairs_in
 from common.errors import CallError
 from common.manifest import DATASET, MANIFEST, SIDES, read_dataset, read_manifest, write_rows
 from common.mixing import file_sha256
 from common.noises import SPLITS
+from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
 from common.segments import Candidate, Cut, candidates, choose, evenly, segment_length
 from common.signals import pieces
 

@@ -20,9 +20,10 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from common.audio import AudioReader, resample
-from common.dataset import MIN_RMS, SAMPLE_RATE, SEGMENT_SAMPLES, PairFile
+from common.dataset import MIN_RMS, PairFile
 from common.errors import CallError, UserError
 from common.manifest import SIDES, Sources, read_manifest
+from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
 from common.signals import pieces
 from common.workers import pool
 

@@ -5,11 +5,9 @@ References: Lehtinen et al. 2018 (Noise2Noise); Loshchilov and Hutter 2019 (Adam
 """
 
 import copy
-import csv
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from common.checkpoints import load_safely, load_weights, save_atomically, save_weights
 from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
+from common.files import write_csv
 from common.losses import LOSSES
 from common.model import Denoiser, autocast
 from common.parallel import Processes
@@ -43,6 +42,10 @@ class Source(Protocol):
 
     def settings(self) -> dict:
         """What decides the batches, as plain values."""
+
+    @property
+    def clean_target(self) -> bool:
+        """Whether the targets hold no noise: Noise2Clean."""
 
 
 class Validation(Protocol):
@@ -94,7 +97,10 @@ class TrainSettings:
 
 
 class Run:
-    """What changes during a run, and what its settings say about it."""
+    """What changes during a run of `settings` (TrainSettings), and what they say about it.
+
+    processes: who trains; start: weights to begin with, or None.
+    """
 
     def __init__(self, settings, stft, processes, start):
         torch.manual_seed(settings.seed)
@@ -165,7 +171,7 @@ def _resume(run, settings, path):
     log.info("resuming %s at step %d", path, run.step)
 
 
-def train_step(run, source, processes):
+def train_step(run: Run, source: Source, processes: Processes) -> None:
     """One optimiser step on this process's rows of the batch; nothing here waits for the device."""
     settings, device = run.settings, run.device
     rows = processes.rows(settings.batch_size)
@@ -245,20 +251,10 @@ def _finish_epoch(run, validation, folder, info, processes):
     save_weights(run.average, folder / f"epoch_{epoch:03d}.pth", info)
     if best:
         save_weights(run.average, folder / BEST, info)
-    write_table(folder / HISTORY, run.history)
+    write_csv(folder / HISTORY, run.history)
     log.info("epoch %d/%d: loss %.3f, validation SNR improvement %+.2f dB%s, %.2f s per step", epoch, settings.epochs,
              row["train_loss"], improvement, " (best)" if best else "", row["seconds"] / steps)
     return row
-
-
-def write_table(path: Path, rows: list[dict]) -> None:
-    """Write rows of equal keys as CSV, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def _tensorboard(folder, step):
@@ -311,7 +307,7 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
     if compiled:
         run.model.network.compile()
     curves = _tensorboard(folder / TENSORBOARD if tensorboard and processes.first else None, run.step)
-    info = (info or {}) | {"settings": plain}
+    info = (info or {}) | {"method": "Noise2Clean" if source.clean_target else "Noise2Noise", "settings": plain}
     began, last_saved = time.monotonic() - run.seconds, run.seconds
     log_every = max(1, settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
     while run.progress() < 1:

@@ -4,7 +4,8 @@
     python -m common.training run pool -o Weights               train on a pool, or on a folder of merged pairs
     python -m common.training recipe pool -o weights            a universal network and one for each noise, in minutes
 
-`accelerate launch --num_processes N -m common.training run ...` trains on several GPUs or machines.
+`accelerate launch --multi_gpu --num_processes N -m common.training run ...`, or torchrun, trains on several GPUs or
+machines, or with as many processes on one processor.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from common.cli import Parser, count
 from common.errors import CallError, UserError
 from common.inference import choose_device
 from common.mixtures import MixtureSettings, pool_sources
+from common.parallel import Processes
 from common.pool import INDEX, Pool
 from common.recipe import format_table, run_recipe
 from common.training import TrainSettings, train
@@ -29,8 +31,8 @@ HELP = {
     "warmup_steps": "of the learning rate", "clip_norm": "of the gradient", "ema_decay": "of the averaged weights",
     "level_jitter_db": "range of the level around that of the crop", "seed": "another seed, other weights and batches",
     "noise": "of the input: names with weights, as white:2,siren (mixed: everything)",
-    "target_noise": "of the target, as --noise", "snr_db": "range for either member",
-    "song_speed": "range of faster playing", "noise_speed": "range of faster playing",
+    "target_noise": "of the target, as --noise", "snr_db": "range for either member, lowest and highest",
+    "song_speed": "range of the factor of faster playing", "noise_speed": "the same for noises",
     "clean_target": "Noise2Clean on the same draws",
 }
 
@@ -45,7 +47,7 @@ def _add_fields(parser, settings_class, leave_out=()):
         if isinstance(field.default, bool):
             options["action"] = "store_true"
         elif isinstance(field.default, tuple):
-            options |= {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+            options |= {"type": float, "nargs": 2}
         else:
             options["type"] = float if field.default is None else type(field.default)
         parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
@@ -67,16 +69,16 @@ def _sources(args, device):
                         "none: what pairs are made of was decided by the merger")
     from common.evaluation import pair_sources
 
-    return pair_sources(data / "train", data / "validation", workers=4 if device == "cuda" else 0)
+    return pair_sources(data / "train", data / "validation", workers=0 if device == "cpu" else 4)
 
 
 def _run(args):
-    device = choose_device(args.device)
+    # Asked for here, since every process keeps its pool on its own GPU.
+    device = Processes(choose_device(args.device)).device
     source, validation = _sources(args, device)
-    info = {"method": "Noise2Clean" if hasattr(args, "clean_target") else "Noise2Noise", "data": str(args.data)}
     try:
-        train(TrainSettings(**_given(args, TrainSettings)), source, validation, args.output, device, info,
-              start=args.start, tensorboard=args.tensorboard, compiled=args.compile)
+        train(TrainSettings(**_given(args, TrainSettings)), source, validation, args.output, device,
+              {"data": str(args.data)}, start=args.start, tensorboard=args.tensorboard, compiled=args.compile)
     except RuntimeError as error:
         if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "peer")):
             raise
@@ -103,8 +105,16 @@ def _recipe(args):
     device = choose_device(args.device)
     rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
                       TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
-                      {"method": "Noise2Noise"} | json.loads(args.info), args.compile)
+                      args.info, args.compile)
     print(format_table(rows))
+
+
+def json_object(text):
+    """A flag's JSON object; argparse names this function when it is none."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text}")
+    return value
 
 
 def _parser():
@@ -141,7 +151,7 @@ def _parser():
     add("-o", "--output", required=True, help="folder for the weights and the table")
     add("--minutes", type=float, required=True, help="the budget; call again to go on after a stop")
     add("--noises", nargs="*", help="which to fine-tune for (default: white and all classes of the pool)")
-    add("--info", default="{}", help="JSON that is stored with the weights, as licences")
+    add("--info", type=json_object, default={}, help='stored with the weights, as \'{"licence": "CC BY-NC"}\'')
     _add_fields(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
     for made in (run, recipe):
         made.add_argument("--n-validation", type=count, default=48, help="mixtures of 3.74 s that measure")

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from common.audio import write_audio
-from common.dataset import SAMPLE_RATE, PairSource, find_pairs
+from common.dataset import PairSource, find_pairs
 from common.errors import CallError
+from common.pool import SAMPLE_RATE
 
 
 def test_pairs_are_found_with_song_and_noise(merged):

@@ -6,7 +6,8 @@ from common.audio import list_audio, read_audio
 from common.demo import make_corpus
 from common.demo_run import folds_by_split
 from common.errors import CallError
-from common.noises import CLASS_NAMES, scan_folds
+from common.labels import CLASS_NAMES
+from common.noises import scan_folds
 
 
 def test_songs_are_seeded_and_different():

@@ -36,6 +36,8 @@ def test_the_same_sources_give_the_same_bytes(frozen, call, corpus, tmp_path):
     assert "9 segments are those of" in done.stderr
     text = (frozen / INDEX).read_text()
     (tmp_path / "other.csv").write_text(text.rstrip()[:-16] + "0" * 16 + "\n")
+    with pytest.raises(UserError, match=r"expected 2 segments in .*white, got 3 of an earlier call"):
+        build([corpus[0]], [corpus[1]], frozen, n_segments=2, noises_per_song=1, conditions=("white",))
     with pytest.raises(UserError, match="but 1 are missing or others"):
         check(tmp_path / "again", tmp_path / "other.csv")
 

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from common.errors import CallError
+from common.errors import CallError, UserError
 from common.mixtures import (
     HALF_TAPS,
     SYNTHETIC,
@@ -140,8 +142,22 @@ def test_wrong_noises_are_named(text, message):
 def test_wrong_settings(pool):
     with pytest.raises(CallError, match="LOW <= HIGH"):
         MixtureSettings(snr_db=(5, 1))
-    with pytest.raises(CallError, match="two labels"):
-        source(pool, noise="siren", target_noise="siren")
+    for noise in ("siren", "classes"):
+        with pytest.raises(CallError, match="another label than the input's"):
+            source(pool, noise=noise, target_noise="siren")
+
+
+def test_no_recording_is_on_both_sides_of_a_pair(pool):
+    """Even where clips of several labels are pieces of one recording."""
+    shared = [replace(c, recording="one") if c.label in ("siren", "rain") and c.name[-1] in "01" else c
+              for c in pool.clips]
+    made = source(Pool(shared, pool.samples), noise="siren", target_noise="rain,dog_bark:0.1")
+    by_name = {c.name: c.recording for c in shared}
+    pairs = [name.split(" + ")[1].split(" / ") for name in made.names(0, 0, range(200), 1000)]
+    assert all(by_name[a] != by_name[b] for a, b in pairs) and sum(by_name[a] == "one" for a, _ in pairs) > 50
+    alone = [replace(c, recording="one") if c.label in ("siren", "rain") else c for c in pool.clips]
+    with pytest.raises(UserError, match="other recordings than one, but rain have none"):
+        source(Pool(alone, pool.samples), noise="siren", target_noise="rain").batch(0, 0, range(1), 1000)
 
 
 def test_validation_measures_the_improvement_and_can_be_shared(pool):

@@ -10,7 +10,7 @@ import soundfile as sf
 
 from common.audio import read_audio, write_audio
 from common.checkpoints import save_weights
-from common.dataset import check_disjoint, pairs_in
+from common.dataset import check_disjoint, heard, pairs_in
 from common.notebooks import read_records
 from tests.conftest import ROOT
 
@@ -66,7 +66,8 @@ def test_a_song_is_a_starting_dataset(corpus, tmp_path, rng):
                       DIVERSITY_WEIGHT=1.0, SKIP_START_SECONDS=1.0, SKIP_END_SECONDS=1.0)
     assert (records["n_train"], records["n_validation"], records["n_test"]) == (6, 2, 2)
     assert records["n_candidates"] == 3 * 7 and records["diversity_chosen"] > records["diversity_random"]
-    check_disjoint(**{split: pairs_in(tmp_path / "segments" / split) for split in ("train", "validation", "test")})
+    splits = ("train", "validation", "test")
+    check_disjoint(**{split: heard(pairs_in(tmp_path / "segments" / split)) for split in splits})
 
 
 @pytest.mark.notebooks

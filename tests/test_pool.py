@@ -69,7 +69,7 @@ def test_a_compact_pool_travels(packed, tmp_path):
     assert 10 * torch.log10(a.square().sum() / (a - b).square().sum()) > 10
 
 
-def test_mistakes_get_a_sentence(packed, tmp_path):
+def test_mistakes_get_a_sentence(packed, corpus, tmp_path):
     pool, folder = packed
     with pytest.raises(CallError, match=r"expected a pool with pool\.json"):
         Pool.load(tmp_path)
@@ -87,5 +87,11 @@ def test_mistakes_get_a_sentence(packed, tmp_path):
     (tmp_path / "cut" / SAMPLES).write_bytes(b"1234")
     with pytest.raises(UserError, match="got 4"):
         Pool.load(tmp_path / "cut")
+    with pytest.raises(CallError, match="nowhere does not exist"):
+        unpack("nowhere", tmp_path / "there")
+    for split, name in (("train", "7-3-0-0"), ("validation", "7-3-0-1")):  # two pieces of one recording
+        write_audio(tmp_path / "n" / split / f"{name}.wav", np.ones((1, 100), np.float32) / 2, 44100)
+    with pytest.raises(UserError, match="without a noise recording in common, but they share '7'"):
+        pack([corpus[0]], [tmp_path / "n"], tmp_path / "leaks")
     with pytest.raises(UserError, match="expected songs of split test"):
         pool.select("test", songs=True)

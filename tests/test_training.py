@@ -36,7 +36,7 @@ class _Wrapped:
     """A source that does something else in batch()."""
 
     def __init__(self, source, batch):
-        self.settings, self.names, self.batch = source.settings, source.names, batch
+        self.settings, self.names, self.batch, self.clean_target = source.settings, source.names, batch, False
 
 
 def test_weights_for_every_epoch_and_the_best_marked(finished):
@@ -166,6 +166,8 @@ def test_curves_for_tensorboard(data, tmp_path):
 def test_a_network_learns_from_noisy_targets_alone(tmp_path, rng):
     """Noise2Noise end to end at the smallest size: tones in white noise, never a clean one shown."""
     class Tones:
+        clean_target = False
+
         def batch(self, seed, step, rows, n):
             rng = np.random.default_rng([seed, step])
             t = np.arange(n) / 44100

@@ -1,0 +1,25 @@
+"""Small files that are whole or not there."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text under a temporary name beside `path`, then rename: a kill leaves the old file or the new one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
+    """Write rows of equal keys, at least one, as write_text does."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
