@@ -7,6 +7,7 @@ Wang and Chen 2018, section III (ideal masks).
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,17 +40,15 @@ def wiener_blind(noisy: np.ndarray, clean: np.ndarray, sample_rate: int) -> np.n
     return _masked(noisy, gain)
 
 
-def _noisereduce(stationary):
-    def method(noisy, clean, sample_rate):
-        del clean
-        try:
-            from noisereduce import reduce_noise
-        except ImportError as error:
-            raise CallError("expected the package noisereduce for this baseline, but it is not installed: pip install "
-                            "noisereduce, or leave the baseline out") from error
-        return reduce_noise(y=noisy, sr=sample_rate, stationary=stationary).astype(np.float32)
-    method.__doc__ = f"noisereduce with its defaults, stationary={stationary}."
-    return method
+def noisereduce(noisy: np.ndarray, clean: np.ndarray, sample_rate: int, stationary: bool) -> np.ndarray:
+    """The package of that name with its defaults; raises CallError where it is not installed."""
+    del clean
+    try:
+        from noisereduce import reduce_noise
+    except ImportError as error:
+        raise CallError("expected the package noisereduce for this baseline, but it is not installed: pip install "
+                        "noisereduce, or leave the baseline out") from error
+    return reduce_noise(y=noisy, sr=sample_rate, stationary=stationary).astype(np.float32)
 
 
 def oracle_wiener(noisy: np.ndarray, clean: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -70,8 +69,8 @@ def oracle_complex(noisy: np.ndarray, clean: np.ndarray, sample_rate: int) -> np
 
 BASELINES = {
     "blind Wiener": wiener_blind,
-    "noisereduce stationary": _noisereduce(True),
-    "noisereduce non-stationary": _noisereduce(False),
+    "noisereduce stationary": partial(noisereduce, stationary=True),
+    "noisereduce non-stationary": partial(noisereduce, stationary=False),
     "oracle Wiener mask": oracle_wiener,
     "oracle bounded complex mask": oracle_complex,
 }

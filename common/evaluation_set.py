@@ -92,9 +92,13 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
                 raise UserError(f"expected {n_segments} pairs long and loud enough for {condition}, got {len(found)}: "
                                 "raise --noises-per-song or lower --segments")
             save_segments(found, evenly(found, n_segments), folder / condition)
-            shutil.rmtree(merged)
-        rows += [_row(condition, row) for row in read_manifest(folder / condition / "input")]
-        log.info("%s: %d segments", condition, n_segments)
+        found = [_row(condition, row) for row in read_manifest(folder / condition / "input")]
+        if len(found) != n_segments:
+            raise UserError(f"expected {n_segments} segments in {folder / condition}, got {len(found)} of an earlier "
+                            "call: use another folder")
+        rows += found
+        log.info("%s: %d segments", condition, len(found))
+    shutil.rmtree(folder / "merged", ignore_errors=True)
     write_rows(folder / INDEX, rows, COLUMNS)
     return rows
 
