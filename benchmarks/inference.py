@@ -21,6 +21,7 @@ from common.cli import run
 from common.dcunet import DECODER, ENCODER, FREQUENCY, TIME, DCUNet20, layer_sizes, valid_length
 from common.errors import CallError
 from common.inference import folded_network
+from common.model import Denoiser
 from common.stft import STFT
 from common.streaming import StreamingDCUNet20
 
@@ -57,7 +58,7 @@ def onnx(network, n_bins):
     from common.export import export_onnx
 
     path = Path(tempfile.mkdtemp()) / "mask.onnx"
-    export_onnx(network, n_bins, path)
+    export_onnx(Denoiser(network, STFT()), path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options)

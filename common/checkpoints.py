@@ -41,13 +41,14 @@ def load_safely(path: str | Path) -> dict:
 
 
 def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
-    """What a weights file holds: format, network and STFT settings, `info` (plain values), tensors.
+    """What a weights file holds: format, network and STFT settings, `info` (plain values), tensors, trust.
 
     `half` stores floating-point tensors in 16 bits, which halves the file.
     """
     state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
     network = {"width": model.network.width, "product": model.network.product}
-    return {"format": FORMAT, "network": network, "stft": model.stft.as_dict(), "info": info, "state": state}
+    return {"format": FORMAT, "network": network, "stft": model.stft.as_dict(), "info": info, "state": state,
+            "trust": model.trust.cpu()}
 
 
 def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = False) -> None:
@@ -84,6 +85,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
     model = Denoiser(DCUNet20(**content["network"]), STFT(**content["stft"]))
     try:
         model.load_state_dict(content["state"])
+        model.trust.copy_(content.get("trust", model.trust))
     except RuntimeError as error:
         raise UserError(f"expected the weights of a DCUNet-20 of width {found}, but {path} holds other tensors: "
                         "choose another file") from error

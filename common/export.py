@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from common.checkpoints import load_weights
 from common.cli import run
-from common.dcunet import FREQUENCY, TIME, TIME_STRIDE, DCUNet20, valid_length
+from common.dcunet import FREQUENCY, TIME, TIME_STRIDE, valid_length
 from common.inference import folded_network
+from common.model import Denoiser
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +24,20 @@ OFFSET = LEAST_FRAMES % TIME_STRIDE
 
 
 class AnyFrames(nn.Module):
-    """The folded network with its padding as arithmetic that an exporter can keep symbolic.
+    """A denoiser's network, folded, with its padding as arithmetic that an exporter can keep symbolic.
 
     Shape: (batch, 2, bins, frames) -> (batch, 2, bins, frames), any batch and number of frames. Up to 99 frames
     (1.1 s) are taken as continued by silence for as long as that; otherwise it equals the network.
     """
 
-    def __init__(self, network: DCUNet20, n_bins: int):
+    def __init__(self, model: Denoiser):
         super().__init__()
-        self.network, self.n_bins = folded_network(network), n_bins
-        self.fill = valid_length(n_bins, FREQUENCY) - n_bins
+        self.network, self.n_bins = folded_network(model.network), model.stft.n_bins
+        self.fill = valid_length(self.n_bins, FREQUENCY) - self.n_bins
+        # The mask that changes nothing, and how far from it the network's is to lead.
+        neutral = torch.tensor([1.0, float(model.network.product == "elementwise")])
+        self.register_buffer("neutral", neutral[:, None, None])
+        self.register_buffer("trust", model.trust[:, None])
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -43,7 +48,8 @@ class AnyFrames(nn.Module):
         planes = F.pad(planes, (0, LEAST_FRAMES + TIME_STRIDE, 0, self.fill))
         planes = planes.index_select(3, torch.arange(steps * TIME_STRIDE + OFFSET, device=planes.device))
         mask = self.network.fitting(planes)[:, :, : self.n_bins]
-        return mask.index_select(3, torch.arange(frames, device=planes.device))
+        mask = mask.index_select(3, torch.arange(frames, device=planes.device))
+        return self.neutral + self.trust * (mask - self.neutral)
 
 
 def _example(n_bins):
@@ -51,16 +57,16 @@ def _example(n_bins):
     return torch.zeros(2, 2, n_bins, LEAST_FRAMES + 5), {0: batch, 3: frames}
 
 
-def export_program(network: DCUNet20, n_bins: int) -> ExportedProgram:
+def export_program(model: Denoiser) -> ExportedProgram:
     """The network through torch.export, for any batch and number of frames."""
-    planes, dynamic = _example(n_bins)
-    return torch.export.export(AnyFrames(network, n_bins).eval(), (planes,), dynamic_shapes=(dynamic,))
+    planes, dynamic = _example(model.stft.n_bins)
+    return torch.export.export(AnyFrames(model).eval(), (planes,), dynamic_shapes=(dynamic,))
 
 
-def export_onnx(network: DCUNet20, n_bins: int, path: str | Path) -> None:
+def export_onnx(model: Denoiser, path: str | Path) -> None:
     """An ONNX file with the input `planes` and the output `mask`, for any batch and number of frames."""
-    planes, dynamic = _example(n_bins)
-    torch.onnx.export(AnyFrames(network, n_bins).eval(), (planes,), str(path), input_names=["planes"],
+    planes, dynamic = _example(model.stft.n_bins)
+    torch.onnx.export(AnyFrames(model).eval(), (planes,), str(path), input_names=["planes"],
                       output_names=["mask"], dynamic_shapes=(dynamic,), dynamo=True, external_data=False, verbose=False)
 
 
@@ -73,7 +79,7 @@ def main():
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every step
     model, _ = load_weights(args.model)
-    export_onnx(model.network, model.stft.n_bins, args.output)
+    export_onnx(model, args.output)
     log.info("%s: planes and mask of shape (batch, 2, %d, frames); transforms: %s", args.output, model.stft.n_bins,
              model.stft)
 

@@ -45,21 +45,23 @@ class MixtureSettings:
     "white:2,siren,hum:0.5". A name is white, pink, brown, hiss, hum, a label of the pool, `classes` (all
     UrbanSound8K classes evenly), `other` (all other labels evenly) or `mixed` (MIXED_NOISES). The two noises of a
     pair never have a label or a recording in common, synthetic ones apart, which are drawn anew. snr_db: range for
-    either member, of a clip's whole level against the song's. song_speed, noise_speed: ranges of the factor by which a
-    clip is played faster; for noises it also moves up the band of what was recorded at low rates. clean_target:
-    Noise2Clean on the same draws, for comparison.
+    either member, of a clip's whole level against the song's. target_snr_offset_db: when given, the range in which the
+    target's SNR lies above the input's, in place of a draw of its own (common.losses says what for). song_speed,
+    noise_speed: ranges of the factor by which a clip is played faster; for noises it also moves up the band of what was
+    recorded at low rates. clean_target: Noise2Clean on the same draws, for comparison.
     """
 
     noise: str = MIXED
     target_noise: str = MIXED
     snr_db: tuple[float, float] = (-3.0, 27.0)
+    target_snr_offset_db: tuple[float, float] | None = None
     song_speed: tuple[float, float] = (0.94, 1.06)
     noise_speed: tuple[float, float] = (0.8, 2.0)
     clean_target: bool = False
 
     def __post_init__(self):
-        for name in ("snr_db", "song_speed", "noise_speed"):
-            low, high = getattr(self, name)
+        for name in ("snr_db", "target_snr_offset_db", "song_speed", "noise_speed"):
+            low, high = getattr(self, name) or (0, 0)
             if low > high or ("speed" in name and low <= 0):
                 raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds above 0, got {low:g} {high:g}")
 
@@ -162,8 +164,11 @@ class MixtureSource:
     def _draw(self, seed, step, row, n_samples):
         rng = np.random.default_rng([seed, step, row])
         song = self._draw_song(rng, n_samples)
-        first = self._draw_noise(rng, self._shares[0], n_samples, None)
-        return song, first, self._draw_noise(rng, self._shares[1], n_samples, first)
+        snr_db = rng.uniform(*self.mixture.snr_db)
+        first = self._draw_noise(rng, self._shares[0], snr_db, n_samples, None)
+        offset_db = self.mixture.target_snr_offset_db
+        snr_db = snr_db + rng.uniform(*offset_db) if offset_db else rng.uniform(*self.mixture.snr_db)
+        return song, first, self._draw_noise(rng, self._shares[1], snr_db, n_samples, first)
 
     def _draw_song(self, rng, n_samples):
         """A crop at an RMS of 1 for the whole clip; every second of the songs is as likely as any other."""
@@ -179,9 +184,9 @@ class MixtureSource:
                 break
         return part
 
-    def _draw_noise(self, rng, shares, n_samples, other):
+    def _draw_noise(self, rng, shares, snr_db, n_samples, other):
         """A noise at its SNR against a song of RMS 1; with neither label nor recording of the noise `other`."""
-        gain = 10 ** (-rng.uniform(*self.mixture.snr_db) / 20)
+        gain = 10 ** (-snr_db / 20)
         not_label, not_recording = (other.label, other.clip.recording) if other and other.clip else (None, None)
         names = [name for name in shares if name != not_label]
         odds = np.array([shares[name] for name in names])
@@ -315,6 +320,11 @@ def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureVal
     """`n` mixtures of 3.74 s of the validation split, mixed as `settings` say, of songs at their own speed."""
     settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0))
     return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)
+
+
+def noisy_validation(pool: Pool, settings: MixtureSettings) -> MixtureSource:
+    """Pairs of the validation split without clean members, for common.trust."""
+    return MixtureSource(pool, replace(settings, clean_target=False, song_speed=(1.0, 1.0)), "validation")
 
 
 def _snr_db(reference, estimate):

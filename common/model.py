@@ -14,12 +14,15 @@ class Denoiser(nn.Module):
     """The mask network between its transforms, on waveforms at `stft.sample_rate`.
 
     The network sees every waveform at an RMS of 1 and the level is restored afterwards, so that
-    scaling the input scales the output and nothing else.
+    scaling the input scales the output and nothing else. `trust` is the share of the network's noise estimate that is
+    taken away at every frequency, (stft.n_bins,), each 0 to 1 (see common.trust); all of it by default.
     """
 
-    def __init__(self, network: DCUNet20, stft: STFT):
+    def __init__(self, network: DCUNet20, stft: STFT, trust: torch.Tensor | None = None):
         super().__init__()
         self.network, self.stft = network, stft
+        # Not among the weights: what is trained is the network, and a training begins without.
+        self.register_buffer("trust", torch.ones(stft.n_bins) if trust is None else trust.float(), persistent=False)
 
     def forward(self, waveform: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
         """Denoise (batch, samples) float32 -> (batch, samples) float32.
@@ -32,8 +35,11 @@ class Denoiser(nn.Module):
         level = torch.where(level < SILENCE_RMS, torch.ones_like(level), level)
         spectrum = self.stft.forward(waveform / level)
         mask = self.network(torch.stack([spectrum.real, spectrum.imag], 1))
-        estimate = PRODUCTS[self.network.product](mask, spectrum)
-        return self.stft.inverse(estimate, waveform.shape[-1]) * level
+        return self.stft.inverse(spectrum - self.noise(mask, spectrum), waveform.shape[-1]) * level
+
+    def noise(self, mask: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
+        """What mask planes (batch, 2, bins, frames) take from a complex spectrum (batch, bins, frames)."""
+        return (spectrum - PRODUCTS[self.network.product](mask, spectrum)) * self.trust[:, None]
 
 
 def computes_bfloat16_fast(device: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from common.dcunet import PRODUCTS, TIME_STRIDE, context_frames
+from common.dcunet import TIME_STRIDE, context_frames
 from common.model import SILENCE_RMS, Denoiser
 from common.stft import OverlapAdd
 from common.streaming import StreamingDCUNet20
@@ -63,7 +63,7 @@ class _ColumnStream:
     """Samples in, noise out, with transforms and network keeping what they still need."""
 
     def __init__(self, model, level):
-        self.stft, self.channels, self.product = model.stft, len(level), PRODUCTS[model.network.product]
+        self.model, self.stft, self.channels = model, model.stft, len(level)
         level = torch.from_numpy(level.astype(np.float32)).view(-1, 1)
         self.level = torch.where(level < SILENCE_RMS, torch.ones_like(level), level)
         self.masks, self.sound = model.network.open(self.channels), OverlapAdd(model.stft, self.channels)
@@ -98,7 +98,7 @@ class _ColumnStream:
         mask = self.masks.push(torch.stack([spectrum.real, spectrum.imag], 1), last)
         spectra = torch.cat([self.spectra, spectrum], -1)
         ready = spectra[..., : mask.shape[-1]]
-        noise = ready - self.product(mask, ready)
+        noise = self.model.noise(mask, ready)
         self.spectra = spectra[..., mask.shape[-1] :]
         return (self.sound.push(noise, last) * self.level).numpy()
 

@@ -37,7 +37,7 @@ OPUS_RATE = 48000
 # libsndfile maps compression levels 0..1 to these bits per second and channel, linearly.
 OPUS_BITS_PER_SECOND = (256_000, 6_000)
 # Ogg pages and headers beside the coded audio.
-OVERHEAD = 0.06
+OVERHEAD = 0.075
 _NUMBERED = re.compile(r"(\d)-.*")
 
 

@@ -17,11 +17,12 @@ from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
 from common.files import write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE
-from common.mixtures import MixtureSettings, MixtureSource, pool_validation
+from common.mixtures import MixtureSettings, MixtureSource, noisy_validation, pool_validation
 from common.model import Denoiser
 from common.pool import Pool
 from common.stft import STFT
 from common.training import BEST, TrainSettings, train, validate
+from common.trust import measure_trust
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,10 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
                info: dict | None = None, compiled: bool = False) -> list[dict]:
     """Train within `minutes` and write `folder`/<noise>.pth, `mixed` being the universal network, and a table.
 
-    settings: of the universal network, whose minutes and epochs are set here. Weights are stored in 16 bits. Returns
-    the table: for each noise the mean SNR improvement in dB of universal and fine-tuned weights over `n_validation`
-    mixtures, and which were kept. Raises CallError for noises that the pool cannot train.
+    settings: of the universal network, whose minutes and epochs are set here. Weights are stored in 16 bits, with their
+    trust (see common.trust). Returns the table: for each noise the mean SNR improvement in dB of universal and
+    fine-tuned weights over `n_validation` mixtures, which were kept, and what they do with their trust. Raises
+    CallError for noises that the pool cannot train.
     """
     folder = Path(folder)
     known = trainable(pool)
@@ -60,20 +62,29 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
     history = train(settings, MixtureSource(pool, MixtureSettings()), validations[MIXED], folder / "universal", device,
                     info | {"noise": MIXED}, compiled=compiled)
     universal = folder / "universal" / BEST
-    rows = [_keep_better(MIXED, {"universal": (universal, _best(history))}, folder, n_validation)]
-    write_csv(folder / TABLE, rows)
+
+    def keep(noise, found):
+        source = noisy_validation(pool, _fine_tuning(noise))
+        rows.append(_keep_better(noise, found, folder, source, validations[noise], device))
+        write_csv(folder / TABLE, rows)
+
+    rows = []
+    keep(MIXED, {"universal": (universal, _best(history))})
     for noise in noises:
         log.info("fine-tuning for %s", noise)
         found = {"universal": (universal, validate(load_weights(universal, device)[0], validations[noise]))}
         tuned = replace(settings, minutes=plan["fine_tuning_minutes"], epochs=1,
                         learning_rate=FINE_TUNE_LEARNING_RATE * settings.learning_rate)
-        source = MixtureSource(pool, MixtureSettings(noise, noise if noise == WHITE else MIXED))
-        history = train(tuned, source, validations[noise], folder / noise, device, info | {"noise": noise},
-                        start=universal, compiled=compiled)
+        history = train(tuned, MixtureSource(pool, _fine_tuning(noise)), validations[noise], folder / noise, device,
+                        info | {"noise": noise}, start=universal, compiled=compiled)
         found["fine-tuned"] = (folder / noise / BEST, _best(history))
-        rows.append(_keep_better(noise, found, folder, n_validation))
-        write_csv(folder / TABLE, rows)
+        keep(noise, found)
     return rows
+
+
+def _fine_tuning(noise):
+    """Pairs for one noise: any other in the target, but for white noise, of which there is always more."""
+    return MixtureSettings(noise, noise if noise == WHITE else MIXED)
 
 
 def _best(history):
@@ -83,8 +94,9 @@ def _best(history):
 def _plan(folder, minutes, noises, settings, validation, device):
     """Minutes of training for the universal network and for each noise, made once and then kept with the run.
 
-    What validations take is measured beforehand: one ends each training, and one measures the universal network on
-    each noise. Raises UserError when the folder was planned for something else, CallError when too little is left.
+    What validations take is measured beforehand: one ends each training, one measures the universal network on each
+    noise, and trust takes as long as two for all. Raises UserError when the folder was planned for something else,
+    CallError when too little is left.
     """
     path, asked = folder / PLAN, {"minutes": minutes, "noises": list(noises)}
     if path.is_file():
@@ -97,7 +109,7 @@ def _plan(folder, minutes, noises, settings, validation, device):
     validate(model, validation)  # warms up
     started = time.monotonic()
     validate(model, validation)
-    validating = (time.monotonic() - started) / 60 * (1 + 2 * len(noises))
+    validating = (time.monotonic() - started) / 60 * (3 + 4 * len(noises))
     net = minutes * (1 - START_SHARE) - validating
     if net < minutes / 2:
         raise CallError(f"expected half of {minutes:g} minutes for training, but validation would take "
@@ -109,23 +121,25 @@ def _plan(folder, minutes, noises, settings, validation, device):
     return plan
 
 
-def _keep_better(noise, found, folder, n):
+def _keep_better(noise, found, folder, source, validation, device):
     """Save the weights with the highest improvement; found: name to (path, dB). Returns their row of the table."""
-    row = {"noise": noise, "mixtures": n, "universal_db": None, "fine-tuned_db": None}
+    row = {"noise": noise, "mixtures": validation.n, "universal_db": None, "fine-tuned_db": None}
     row |= {f"{name}_db": gain for name, (_, gain) in found.items()}
     row["kept"] = max(found, key=lambda name: found[name][1])
-    path, gain = found[row["kept"]]
-    model, info = load_weights(path)
-    save_weights(model, folder / f"{noise}.pth", info | {"noise": noise, "kept": row["kept"],
-                                                        "validation_snr_improvement_db": gain}, half=True)
+    model, info = load_weights(found[row["kept"]][0], device)
+    model.trust.copy_(measure_trust(model, source, validation.n))
+    row["with_trust_db"] = validate(model, validation)
+    save_weights(model, folder / f"{noise}.pth", info | {
+        "noise": noise, "kept": row["kept"], "validation_snr_improvement_db": row["with_trust_db"]}, half=True)
     return row
 
 
 def format_table(rows: Sequence[dict]) -> str:
     """The table of run_recipe as text, do nothing (0 dB) being what it is compared with."""
-    lines = [f"{'noise':<18} {'mixtures':>8} {'do nothing':>11} {'universal':>10} {'fine-tuned':>11}  kept"]
+    lines = [f"{'noise':<18} {'mixtures':>8} {'do nothing':>11} {'universal':>10} {'fine-tuned':>11}  {'kept':<10} "
+             f"{'with trust':>10}"]
     for row in rows:
         tuned = "" if row["fine-tuned_db"] is None else f"{row['fine-tuned_db']:+.2f}"
         lines.append(f"{row['noise']:<18} {row['mixtures']:8d} {'+0.00':>11} {row['universal_db']:+10.2f} {tuned:>11}  "
-                     f"{row['kept']}")
+                     f"{row['kept']:<10} {row['with_trust_db']:+10.2f}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
     python -m common.training pack SONGS NOISES -o pool         decode once what is mixed during training
     python -m common.training run pool -o Weights               train on a pool, or on a folder of merged pairs
     python -m common.training recipe pool -o weights            a universal network and one for each noise, in minutes
+    python -m common.training trust w.pth pool -o trusted.pth   measure what weights are good for at every frequency
 
 `accelerate launch --multi_gpu --num_processes N -m common.training run ...`, or torchrun, trains on several GPUs or
 machines, or with as many processes on one processor.
@@ -10,17 +11,22 @@ machines, or with as many processes on one processor.
 
 import argparse
 import json
+import logging
 from dataclasses import fields
 from pathlib import Path
 
+from common.checkpoints import load_weights, save_weights
 from common.cli import Parser, count
 from common.errors import CallError, UserError
 from common.inference import choose_device
-from common.mixtures import MixtureSettings, pool_sources
+from common.mixtures import MixtureSettings, noisy_validation, pool_sources, pool_validation
 from common.parallel import Processes
 from common.pool import INDEX, Pool
 from common.recipe import format_table, run_recipe
-from common.training import TrainSettings, train
+from common.training import TrainSettings, train, validate
+from common.trust import measure_trust
+
+log = logging.getLogger(__name__)
 
 HELP = {
     "width": "complex channels of the first layer", "product": "of mask and spectrum, complex or elementwise",
@@ -32,6 +38,7 @@ HELP = {
     "level_jitter_db": "range of the level around that of the crop", "seed": "another seed, other weights and batches",
     "noise": "of the input: names with weights, as white:2,siren (mixed: everything)",
     "target_noise": "of the target, as --noise", "snr_db": "range for either member, lowest and highest",
+    "target_snr_offset_db": "range of the target's SNR above the input's (default: drawn on its own)",
     "song_speed": "range of the factor of faster playing", "noise_speed": "the same for noises",
     "clean_target": "Noise2Clean on the same draws",
 }
@@ -46,7 +53,7 @@ def _add_fields(parser, settings_class, leave_out=()):
         options = {"help": HELP[field.name] + default, "default": argparse.SUPPRESS}
         if isinstance(field.default, bool):
             options["action"] = "store_true"
-        elif isinstance(field.default, tuple):
+        elif "tuple" in str(field.type):
             options |= {"type": float, "nargs": 2}
         else:
             options["type"] = float if field.default is None else type(field.default)
@@ -109,6 +116,19 @@ def _recipe(args):
     print(format_table(rows))
 
 
+def _trust(args):
+    device = choose_device(args.device)
+    model, info = load_weights(args.model, device)
+    pool, mixture = Pool.load(args.data, device), MixtureSettings(**_given(args, MixtureSettings))
+    validation = pool_validation(pool, mixture, args.n_validation)
+    before = validate(model, validation)
+    model.trust.copy_(measure_trust(model, noisy_validation(pool, mixture), args.n_validation))
+    after = validate(model, validation)
+    save_weights(model, args.output, info | {"validation_snr_improvement_db": after}, args.half)
+    log.info("SNR improvement on %d validation mixtures: %+.2f dB before, %+.2f dB with trust of %.2f on average",
+             args.n_validation, before, after, float(model.trust.mean()))
+
+
 def json_object(text):
     """A flag's JSON object; argparse names this function when it is none."""
     value = json.loads(text)
@@ -120,7 +140,7 @@ def json_object(text):
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m common.training", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, parser_class=Parser, metavar="{pack,unpack,run,recipe}")
+    commands = parser.add_subparsers(required=True, parser_class=Parser, metavar="{pack,unpack,run,recipe,trust}")
 
     def command(name, function, text):
         made = commands.add_parser(name, description=text, help=text)
@@ -153,9 +173,16 @@ def _parser():
     add("--noises", nargs="*", help="which to fine-tune for (default: white and all classes of the pool)")
     add("--info", type=json_object, default={}, help='stored with the weights, as \'{"licence": "CC BY-NC"}\'')
     _add_fields(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
-    for made in (run, recipe):
+    add, trust = command("trust", _trust, "measure how far weights are to be believed at every frequency")
+    add("model", help="a .pth file, or a name from pretrained_weights")
+    add("data", help="a pool, of which the validation split is heard")
+    add("-o", "--output", required=True, help="the .pth file to write")
+    add("--half", action="store_true", help="in 16 bits, as one publishes it")
+    _add_fields(trust, MixtureSettings, ("clean_target", "song_speed"))
+    for made in (run, recipe, trust):
         made.add_argument("--n-validation", type=count, default=48, help="mixtures of 3.74 s that measure")
-        made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+        made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    for made in (run, recipe):
         made.add_argument("--compile", action="store_true", help="through torch.compile")
     return parser
 

@@ -67,6 +67,18 @@ def test_mixtures_hold_one_song_and_independent_noises_at_their_snr(pool):
     assert max(map(abs, correlations)) < 0.05
 
 
+def test_a_target_can_follow_the_snr_of_its_input(pool):
+    settings = {"snr_db": (0, 20), "noise": "white", "target_noise": "white"}
+    drawn = {}
+    for offset in (None, (6, 6)):
+        noisy, target = source(pool, target_snr_offset_db=offset, **settings).batch(3, 0, range(24), 40000)
+        song = source(pool, clean_target=True, target_snr_offset_db=offset, **settings).batch(3, 0, range(24), 40000)[1]
+        drawn[offset] = [10 * np.log10(x.square().mean(-1).numpy()) for x in (noisy - song, target - song)]
+    assert np.array_equal(drawn[None][0], drawn[6, 6][0])
+    assert np.abs(drawn[6, 6][0] - drawn[6, 6][1] - 6).max() < 0.3
+    assert np.std(drawn[None][0] - drawn[None][1]) > 3
+
+
 def test_the_noises_of_a_pair_share_no_label(pool):
     made = source(pool, noise="dog_bark,rain:3", target_noise="classes,other,white:0.5")
     names = [name.split(" + ")[1].split(" / ") for name in made.names(0, 0, range(400), 1000)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from common import mixtures
-from common.checkpoints import load_weights
+from common.checkpoints import load_weights, save_weights
 from common.errors import CallError, UserError
 from common.pool import Pool
 from common.recipe import run_recipe, trainable
@@ -32,6 +33,16 @@ def test_pack_and_train_on_a_pool(call, corpus, tmp_path):
     assert model.network.product == "elementwise" and info["method"] == "Noise2Clean"
     settings = info["settings"]
     assert (settings["loss"], settings["data.noise"], settings["data.clean_target"]) == ("weighted_sdr", "siren", True)
+
+
+def test_trust_is_measured_and_kept(call, pool_folder, model, tmp_path):
+    save_weights(model, tmp_path / "m.pth", {"noise": "white"})
+    done = call("-m", "common.training", "trust", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "t.pth", "--half",
+                "--noise", "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu")
+    before, after = (float(part) for part in re.search(r"(\S+) dB before, (\S+) dB with", done.stderr).groups())
+    trusted, info = load_weights(tmp_path / "t.pth")
+    assert after > before + 1 and info["validation_snr_improvement_db"] == pytest.approx(after, abs=0.005)
+    assert info["noise"] == "white" and trusted.trust.max() <= 1 and trusted.trust.mean() < 0.9
 
 
 def test_train_on_merged_pairs(call, merged, tmp_path):
@@ -61,25 +72,27 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypa
     monkeypatch.setattr(mixtures, "SEGMENT_SAMPLES", 20_000)  # a slow machine too has time to validate
     settings = TrainSettings(width=1, batch_size=2, warmup_steps=2)
     pool = Pool.load(pool_folder)
-    rows = run_recipe(pool, tmp_path, 0.2, settings, ["white", "siren"], n_validation=2)
+    rows = run_recipe(pool, tmp_path, 0.4, settings, ["white", "siren"], n_validation=2)
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert 0.1 < plan["universal_minutes"] + 2 * plan["fine_tuning_minutes"] < 0.2  # the rest goes to validations
+    assert 0.2 < plan["universal_minutes"] + 2 * plan["fine_tuning_minutes"] < 0.4  # the rest goes to validations
     assert plan["universal_minutes"] == pytest.approx(2 * plan["fine_tuning_minutes"])
     assert [row["noise"] for row in rows] == ["mixed", "white", "siren"]
     for row in rows:
         model, info = load_weights(tmp_path / f"{row['noise']}.pth")
         assert model.network.width == 1 and info["kept"] == row["kept"]
-        best = max(row[f"{name}_db"] for name in ("universal", "fine-tuned") if row[f"{name}_db"] is not None)
-        assert info["validation_snr_improvement_db"] == best
+        assert row[f"{row['kept']}_db"] == max(row[f"{name}_db"] for name in ("universal", "fine-tuned")
+                                               if row[f"{name}_db"] is not None)
+        assert info["validation_snr_improvement_db"] == row["with_trust_db"] > row[f"{row['kept']}_db"]
+        assert model.trust.min() < 1
         state = torch.load(tmp_path / f"{row['noise']}.pth", weights_only=True)["state"]
         assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
     with open(tmp_path / "table.csv", newline="") as file:
         assert [row["kept"] for row in csv.DictReader(file)] == [row["kept"] for row in rows]
     epochs = [len(list((tmp_path / name).glob("epoch_*.pth"))) for name in ("universal", "white", "siren")]
     assert epochs == [8, 1, 1]
-    assert run_recipe(pool, tmp_path, 0.2, settings, ["white", "siren"], n_validation=2) == rows
-    with pytest.raises(UserError, match=r"planned for, 0\.2 minutes for white, siren, got others"):
-        run_recipe(pool, tmp_path, 0.2, settings, ["white"], n_validation=2)
+    assert run_recipe(pool, tmp_path, 0.4, settings, ["white", "siren"], n_validation=2) == rows
+    with pytest.raises(UserError, match=r"planned for, 0\.4 minutes for white, siren, got others"):
+        run_recipe(pool, tmp_path, 0.4, settings, ["white"], n_validation=2)
     with pytest.raises(CallError, match=r"half of 0\.0001 minutes for training"):
         run_recipe(pool, tmp_path / "short", 1e-4, settings, ["white"], n_validation=2)
     with pytest.raises(CallError, match="expected noises among white, air_conditioner"):
