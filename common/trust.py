@@ -1,9 +1,9 @@
 """How far a network is to be believed at every frequency, measured without clean data.
 
-A network that has learned too little takes music for noise, mostly at low frequencies, where songs are loud. Its
-estimate N of the noise is therefore scaled: of all factors, s = sum Re(N* (X - C)) / sum |N|^2 leaves the least squared
-error of X - s N against the clean spectrum C. A second noisy version T of the song will do in place of C, since its
-noise has nothing in common with N: the same argument that lets the network be trained (Lehtinen et al. 2018).
+A network that has learned too little takes music for noise, at some frequencies more than at others. Its estimate N of
+the noise is therefore scaled: of all factors, s = sum Re(N* (X - C)) / sum |N|^2 leaves the least squared error of
+X - s N against the clean spectrum C. A second noisy version T of the song will do in place of C, since its noise has
+nothing in common with N: the same argument that lets the network be trained (Lehtinen et al. 2018).
 """
 
 import numpy as np
