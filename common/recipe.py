@@ -45,9 +45,9 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
     """Train within `minutes` and write `folder`/<noise>.pth, `mixed` being the universal network, and a table.
 
     settings: of the universal network, whose minutes and epochs are set here. Weights are stored in 16 bits, with their
-    trust (see common.trust). Returns the table: for each noise the mean SNR improvement in dB of universal and
-    fine-tuned weights over `n_validation` mixtures, which were kept, and what they do with their trust. Raises
-    CallError for noises that the pool cannot train.
+    trust (see common.trust) where that raises the improvement. Returns the table: for each noise the mean SNR
+    improvement in dB of universal and fine-tuned weights over `n_validation` mixtures, which were kept, and what they
+    do with their trust. Raises CallError for noises that the pool cannot train.
     """
     folder = Path(folder)
     known = trainable(pool)
@@ -128,9 +128,11 @@ def _keep_better(noise, found, folder, source, validation, device):
     row["kept"] = max(found, key=lambda name: found[name][1])
     model, info = load_weights(found[row["kept"]][0], device)
     model.trust.copy_(measure_trust(model, source, validation.n))
-    row["with_trust_db"] = validate(model, validation)
-    save_weights(model, folder / f"{noise}.pth", info | {
-        "noise": noise, "kept": row["kept"], "validation_snr_improvement_db": row["with_trust_db"]}, half=True)
+    row["with_trust_db"], gain = validate(model, validation), found[row["kept"]][1]
+    if row["with_trust_db"] < gain:  # it has the least squared error, which is not the mean of decibels
+        model.trust.fill_(1)
+    info |= {"noise": noise, "kept": row["kept"], "validation_snr_improvement_db": max(row["with_trust_db"], gain)}
+    save_weights(model, folder / f"{noise}.pth", info, half=True)
     return row
 
 
