@@ -26,8 +26,10 @@ from common.trust import measure_trust
 
 log = logging.getLogger(__name__)
 
-# Of the time for training; the noises share the rest. Of the budget: for reading and starting.
-UNIVERSAL_SHARE, START_SHARE = 0.5, 0.05
+# Of the time for training; the noises share the rest.
+UNIVERSAL_SHARE = 0.5
+# What every network takes to begin and to be written, besides training and validation.
+STAGE_SECONDS = 3.0
 FINE_TUNE_LEARNING_RATE = 0.3  # of the universal one
 UNIVERSAL_EPOCHS = 8
 PLAN, TABLE = "plan.json", "table.csv"
@@ -110,10 +112,11 @@ def _plan(folder, minutes, noises, settings, validation, device):
     started = time.monotonic()
     validate(model, validation)
     validating = (time.monotonic() - started) / 60 * (3 + 4 * len(noises))
-    net = minutes * (1 - START_SHARE) - validating
+    net = minutes - validating - STAGE_SECONDS / 60 * (1 + len(noises))
     if net < minutes / 2:
-        raise CallError(f"expected half of {minutes:g} minutes for training, but validation would take "
-                        f"{validating:.1f}: allow more minutes, or lower --n-validation")
+        raise CallError(f"expected half of {minutes:g} minutes for training, but {max(0.0, net):.1f} would be left "
+                        f"beside {validating:.1f} for validation: allow more minutes, fewer noises, or lower "
+                        "--n-validation")
     share = UNIVERSAL_SHARE if noises else 1.0
     plan = asked | {"universal_minutes": net * share, "fine_tuning_minutes": net * (1 - share) / max(1, len(noises))}
     folder.mkdir(parents=True, exist_ok=True)
