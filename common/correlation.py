@@ -4,10 +4,8 @@ Noise2Noise needs the second: the song is common to both members, so that the me
 case, and hide what their noises do. With a merger's manifest the noises are made again and compared alone.
 """
 
-import csv
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from common.audio import AudioError, AudioReader, audio_name, list_audio
 from common.dataset import pair_key
 from common.errors import CallError, UserError
+from common.files import write_csv, write_text
 from common.manifest import Sources, read_manifest
 from common.signals import pieces
 from common.workers import pool
@@ -294,18 +293,13 @@ def write_results(rows: Sequence[dict], alone: Sequence[Path], path: str | Path)
     """Write the report (.txt) or the rows (.csv, .json), whole or not at all. Raises CallError for another suffix."""
     path = check_output_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        if path.suffix == ".txt":
-            file.write(report(rows, alone))
-        elif path.suffix == ".json":
-            plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # JSON knows no NaN
-            json.dump({"couples": plain, "without_partner": [str(p) for p in alone]}, file, indent=1)
-        else:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    os.replace(temporary, path)
+    if path.suffix == ".txt":
+        write_text(path, report(rows, alone))
+    elif path.suffix == ".json":
+        plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # JSON knows no NaN
+        write_text(path, json.dumps({"couples": plain, "without_partner": [str(p) for p in alone]}, indent=1))
+    else:
+        write_csv(path, rows, COLUMNS)
 
 
 def check_output_name(path: str | Path) -> Path:

@@ -17,8 +17,9 @@ from pathlib import Path
 from common.cli import count, run
 from common.dataset import pairs_in
 from common.errors import UserError
+from common.files import write_csv
 from common.labels import CLASS_NAMES, MIXED, WHITE
-from common.manifest import read_manifest, read_rows, write_rows
+from common.manifest import read_manifest, read_rows
 from common.merging import MergeSettings, build_dataset
 from common.noises import (
     SPLITS,
@@ -99,7 +100,7 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
         rows += found
         log.info("%s: %d segments", condition, len(found))
     shutil.rmtree(folder / "merged", ignore_errors=True)
-    write_rows(folder / INDEX, rows, COLUMNS)
+    write_csv(folder / INDEX, rows, COLUMNS)
     return rows
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -16,10 +16,10 @@ def write_text(path: str | Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
-    """Write rows of equal keys, at least one, as write_text does."""
+def write_csv(path: str | Path, rows: Sequence[dict], columns: Iterable[str] | None = None) -> None:
+    """Write rows as write_text does; with the keys of the first one as columns, if none are given."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer = csv.DictWriter(text, rows[0] if columns is None else columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())

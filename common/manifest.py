@@ -8,12 +8,11 @@ for bit; without them, enough to compute levels, classes and splits. In the spir
 
 import csv
 import json
-import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import write_text
 from common.signals import RECORDINGS, GaussianNoise, LoopedNoise
 
 MANIFEST, DATASET, JOURNAL = "manifest.csv", "dataset.json", "journal.csv"
@@ -37,17 +36,6 @@ def read_rows(path: str | Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def write_rows(path: str | Path, rows: Sequence[dict], columns: Iterable[str] = COLUMNS) -> None:
-    """Write rows as CSV, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".INPUT-{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
-
-
 def append_row(path: str | Path, row: dict) -> None:
     """Add a row to a CSV file of COLUMNS, which is begun when it is not there; a kill tears the last line at most."""
     with open(path, "a", newline="", encoding="utf-8") as file:
@@ -64,9 +52,7 @@ def read_manifest(directory: str | Path) -> list[dict]:
 
 def write_dataset(directory: Path, content: dict) -> None:
     """Write dataset.json, whole or not at all."""
-    temporary = directory / f".INPUT-{DATASET}.tmp"
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / DATASET)
+    write_text(directory / DATASET, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def read_dataset(directory: str | Path) -> dict:

@@ -24,8 +24,10 @@ from tqdm import tqdm
 from common import mixing
 from common.audio import AudioError
 from common.errors import CallError, UserError
+from common.files import write_csv
 from common.manifest import (
     CLEAN,
+    COLUMNS,
     DATASET,
     JOURNAL,
     JOURNAL_PART,
@@ -35,7 +37,6 @@ from common.manifest import (
     read_dataset,
     read_rows,
     write_dataset,
-    write_rows,
 )
 from common.mixing import file_sha256
 from common.noises import Noise, NoiseSource, WhiteNoise
@@ -196,7 +197,7 @@ def _take_over(dirs):
     found = [row for path in [manifest, dirs[0] / JOURNAL, *journals] for row in read_rows(path)]
     whole = {row["pair_id"]: row for row in found if len(row["target_sha256"] or "") == 64  # not a torn last line
              and all((d / row[f"{s}_file"]).is_file() for d, s in zip(dirs, SIDES, strict=True))}
-    write_rows(dirs[0] / JOURNAL, list(whole.values()))
+    write_csv(dirs[0] / JOURNAL, list(whole.values()), COLUMNS)
     for path in journals:
         path.unlink()
     return list(whole.values())
@@ -205,10 +206,12 @@ def _take_over(dirs):
 def check_output(directory, prefix):
     """Refuse a folder that holds anything but this tool's own files; remove what a killed run left."""
     directory.mkdir(parents=True, exist_ok=True)
+    lists = MANIFEST, DATASET, JOURNAL
+    half_written = f".{prefix}-", *(f".{name}." for name in lists)
     for path in sorted(directory.iterdir()):
-        if path.name.startswith(f".{prefix}-") and path.suffix == ".tmp":
+        if path.name.startswith(half_written) and path.suffix == ".tmp":
             path.unlink(missing_ok=True)
-        elif not (path.name.startswith(f"{prefix}-") or path.name in (MANIFEST, DATASET, JOURNAL)
+        elif not (path.name.startswith(f"{prefix}-") or path.name in lists
                   or path.match(JOURNAL_PART.format("*"))):
             raise CallError(f"expected an empty folder or an unfinished dataset of the same command, but "
                             f"{directory} holds {path.name}: choose another folder or move the file away")
@@ -287,7 +290,7 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     for directory, side in zip(dirs, SIDES, strict=True):
         check_output(directory, side.upper())  # a cluster's worker may have died, and another done its work
     rows.sort(key=lambda row: (int(row["song_number"]), int(row["pair_number"])))
-    write_rows(input_dir / MANIFEST, rows)
+    write_csv(input_dir / MANIFEST, rows, COLUMNS)
     write_dataset(input_dir, _description(settings, skipped))
     for path in (input_dir / JOURNAL, *input_dir.glob(JOURNAL_PART.format("*"))):
         path.unlink()

@@ -11,7 +11,8 @@ import numpy as np
 from common.audio import AudioReader, read_audio, resample, write_audio
 from common.dataset import PairFile, find_pairs, pairs_in
 from common.errors import CallError
-from common.manifest import DATASET, MANIFEST, SIDES, read_dataset, read_manifest, write_rows
+from common.files import write_csv
+from common.manifest import DATASET, MANIFEST, SIDES, read_dataset, read_manifest
 from common.mixing import file_sha256
 from common.noises import SPLITS
 from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
@@ -48,14 +49,14 @@ def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], outpu
             names[id(candidate)] = columns["pair_id"]
             rows.append(dict(parent, **columns, start_seconds=candidate.start_seconds,
                              decorrelation=candidate.decorrelation))
-    write_rows(folders["input"] / MANIFEST, rows, dict.fromkeys(key for row in rows for key in row))
+    write_csv(folders["input"] / MANIFEST, rows, dict.fromkeys(key for row in rows for key in row))
     if (found[0].pair.input.parent / DATASET).is_file():  # it names the sources
         shutil.copyfile(found[0].pair.input.parent / DATASET, folders["input"] / DATASET)
     order = {id(c): n for n, c in enumerate(chosen, 1)}
-    write_rows(partial / SEGMENTS, [
+    write_csv(partial / SEGMENTS, [
         {"pair_id": c.pair.pair_id, "song": c.pair.song, "noise": c.pair.noise, "start_seconds": c.start_seconds,
          "decorrelation": c.decorrelation, "chosen": order.get(id(c), ""), "segment": names.get(id(c), "")}
-        for c in found], ("pair_id", "song", "noise", "start_seconds", "decorrelation", "chosen", "segment"))
+        for c in found])
     if output_dir.is_dir():
         output_dir.rmdir()
     os.replace(partial, output_dir)

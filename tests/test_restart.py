@@ -103,7 +103,8 @@ def test_what_a_kill_can_leave_is_taken_over(merged, corpus, call, tmp_path):
     (left / "journal-S2N1-78.csv").write_text(lines[0] + lines[5])
     (tmp_path / "target" / rows[4]["target_file"]).unlink()
     (left / rows[6]["input_file"]).unlink()
-    (left / f".{rows[7]['input_file']}.123.tmp").write_bytes(b"half")
+    for half_written in (rows[7]["input_file"] + ".123", "manifest.csv", "journal.csv", "dataset.json"):
+        (left / f".{half_written}.tmp").write_bytes(b"half")
     kept = [tmp_path / "target" / row["target_file"] for row in rows[:3]]
     before = [path.stat().st_mtime_ns for path in kept]
     call("merger_mixed_white.py", "--path-songs", corpus[0], "--path-noises", corpus[1], "--iter-songs", 2,
