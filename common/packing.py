@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 OPUS_RATE = 48000
 # libsndfile maps compression levels 0..1 to these bits per second and channel, linearly.
 OPUS_BITS_PER_SECOND = (256_000, 6_000)
-# Ogg pages and headers beside the coded audio.
-OVERHEAD = 0.075
+# Bytes beside the coded audio: of a member (heads, tags, a generous start, the zip), and of a second (packet lengths,
+# heads of pages); and the share by which the codec may miss its rate.
+MEMBER_BYTES, SECOND_BYTES, RATE_ERROR = 800, 80, 0.03
 _NUMBERED = re.compile(r"(\d)-.*")
 
 
@@ -139,16 +140,19 @@ def _encode(samples, bits_per_second):
 
 
 def compact(pool: Pool, path: str | Path, megabytes: float = 50.0, jobs: int = -1) -> float:
-    """Write a pool as a zip of Ogg Opus members of about `megabytes`; returns the bits per second and channel.
+    """Write a pool as a zip of Ogg Opus members that nearly fills `megabytes`; returns the bits per second and channel.
 
-    Raises CallError when that would take less than 8 kbit/s, which is not music any more.
+    Seconds are the codec's, see OPUS_RATE. Raises CallError when that would take less than 8 kbit/s, which is not music
+    any more.
     """
     path = Path(path)
-    channel_seconds = sum(clip.channels * clip.length for clip in pool.clips) / SAMPLE_RATE
-    rate = 8e6 * megabytes * (1 - OVERHEAD) / channel_seconds * OPUS_RATE / SAMPLE_RATE
+    seconds = sum(clip.length for clip in pool.clips) / OPUS_RATE
+    channel_seconds = sum(clip.channels * clip.length for clip in pool.clips) / OPUS_RATE
+    room = 1e6 * megabytes - len(pool.clips) * MEMBER_BYTES - seconds * SECOND_BYTES
+    rate = 8 * room * (1 - RATE_ERROR) / channel_seconds
     if rate < 8000:
-        raise CallError(f"expected room for 8 kbit/s, but {megabytes:g} MB for {channel_seconds / 60:.0f} minutes are "
-                        f"{rate / 1000:.1f} kbit/s: allow more megabytes or pack fewer files")
+        raise CallError(f"expected room for 8 kbit/s, but {megabytes:g} MB for {channel_seconds / 60:.0f} coded "
+                        f"minutes are {rate / 1000:.1f} kbit/s: allow more megabytes or pack fewer files")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
 
