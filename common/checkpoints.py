@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 from pathlib import Path
 
 import torch
@@ -56,6 +57,15 @@ def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = Fal
     save_atomically(weights_content(model, info, half), path)
 
 
+def code_commit() -> str | None:
+    """The commit of this checkout, with a + behind it when files differ from it; None where git knows of none."""
+    command = ["git", "-C", str(PRETRAINED.parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def pretrained_names() -> list[str]:
     """The names that stand for files in pretrained_weights/."""
     return sorted(path.stem for path in PRETRAINED.glob("*.pth"))
@@ -85,8 +95,8 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
     model = Denoiser(DCUNet20(**content["network"]), STFT(**content["stft"]))
     try:
         model.load_state_dict(content["state"])
-        model.trust.copy_(content.get("trust", model.trust))
-    except RuntimeError as error:
+        model.trust.copy_(content.get("trust", model.trust).view_as(model.trust))
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"expected the weights of a DCUNet-20 of width {found}, but {path} holds other tensors: "
                         "choose another file") from error
     return model.to(device).eval(), content["info"]

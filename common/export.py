@@ -24,10 +24,10 @@ OFFSET = LEAST_FRAMES % TIME_STRIDE
 
 
 class AnyFrames(nn.Module):
-    """A denoiser's network, folded, with its padding as arithmetic that an exporter can keep symbolic.
+    """A denoiser's mask: the network, folded, and trust, with padding as arithmetic that an exporter can keep symbolic.
 
     Shape: (batch, 2, bins, frames) -> (batch, 2, bins, frames), any batch and number of frames. Up to 99 frames
-    (1.1 s) are taken as continued by silence for as long as that; otherwise it equals the network.
+    (1.1 s) are taken as continued by silence for as long as that; with more, the mask is the denoiser's own.
     """
 
     def __init__(self, model: Denoiser):

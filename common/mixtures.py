@@ -147,8 +147,8 @@ class MixtureSource:
 
     def settings(self) -> dict:
         """What decides the batches besides seed and step, as plain values."""
-        return {"split": self.split, "songs": len(self.songs), "noises": sum(map(len, self._by_label.values())),
-                **asdict(self.mixture)}
+        return {"pool_sha256": self.pool.sha256(), "split": self.split, "songs": len(self.songs),
+                "noises": sum(map(len, self._by_label.values())), **asdict(self.mixture)}
 
     def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of these rows, each (len(rows), n_samples) float32, where the pool lies."""

@@ -106,6 +106,24 @@ def improvement_bars(summary: pd.DataFrame) -> Figure:
     return figure
 
 
+def quality_against_cost(table: pd.DataFrame) -> Figure:
+    """SNR improvement over the time that denoising takes, a point for each width.
+
+    table: width, real_time_factor (seconds per second of mono audio), noise2noise_db, and noise2clean_db or NaN.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.plot(table.real_time_factor, table.noise2noise_db, "o-", color=COLOURS["denoised"], label="noisy targets")
+    clean = table.dropna(subset="noise2clean_db")
+    axes.plot(clean.real_time_factor, clean.noise2clean_db, "x", ms=9, color=COLOURS["clean"], label="clean targets")
+    for row in table.itertuples():
+        axes.annotate(f"width {row.width}", (row.real_time_factor, row.noise2noise_db), (6, -12),
+                      textcoords="offset points")
+    axes.set(xscale="log", xlabel="seconds per second of mono audio", ylabel="SNR improvement (dB)",
+             title="quality against cost after equal steps")
+    axes.legend()
+    return figure
+
+
 def training_curves(history: Sequence[dict]) -> Figure:
     """Training loss and validation SNR improvement by epoch; the best epoch is marked."""
     table = pd.DataFrame(history)

@@ -5,6 +5,7 @@ a processor the array is mapped from the disk, on a GPU it is resident. Reading 
 one (common.packing) does.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,10 @@ class Pool:
         """Length of what `select` gives, a channel counted once."""
         return sum(clip.length for clip in self.clips if clip.split == split and (clip.label == SONG) == songs
                    ) / SAMPLE_RATE / 3600
+
+    def sha256(self) -> str:
+        """Hex SHA-256 over what all clips are, their levels included, which names the pool."""
+        return hashlib.sha256(json.dumps([vars(clip) for clip in self.clips]).encode()).hexdigest()
 
     def block_powers(self, clip: Clip, channel: int) -> np.ndarray:
         """Mean square of each POWER_BLOCK of one channel at full scale 1; the last one may be shorter."""

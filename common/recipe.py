@@ -22,7 +22,7 @@ from common.model import Denoiser
 from common.pool import Pool
 from common.stft import STFT
 from common.training import BEST, TrainSettings, train, validate
-from common.trust import measure_trust
+from common.trust import settle_trust
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ UNIVERSAL_SHARE = 0.5
 # What every network takes to begin and to be written, besides training and validation.
 STAGE_SECONDS = 3.0
 FINE_TUNE_LEARNING_RATE = 0.3  # of the universal one
+TARGET_SNR_OFFSET_DB = -5.0, 5.0  # see common.losses
 UNIVERSAL_EPOCHS = 8
 PLAN, TABLE = "plan.json", "table.csv"
 
@@ -61,12 +62,12 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
     validations = {noise: pool_validation(pool, MixtureSettings(noise), n_validation) for noise in (MIXED, *noises)}
     plan = _plan(folder, minutes, noises, settings, validations[MIXED], device)
     settings = replace(settings, minutes=plan["universal_minutes"], epochs=UNIVERSAL_EPOCHS)
-    history = train(settings, MixtureSource(pool, MixtureSettings()), validations[MIXED], folder / "universal", device,
+    history = train(settings, MixtureSource(pool, _pairs(MIXED)), validations[MIXED], folder / "universal", device,
                     info | {"noise": MIXED}, compiled=compiled)
     universal = folder / "universal" / BEST
 
     def keep(noise, found):
-        source = noisy_validation(pool, _fine_tuning(noise))
+        source = noisy_validation(pool, _pairs(noise))
         rows.append(_keep_better(noise, found, folder, source, validations[noise], device))
         write_csv(folder / TABLE, rows)
 
@@ -77,16 +78,16 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
         found = {"universal": (universal, validate(load_weights(universal, device)[0], validations[noise]))}
         tuned = replace(settings, minutes=plan["fine_tuning_minutes"], epochs=1,
                         learning_rate=FINE_TUNE_LEARNING_RATE * settings.learning_rate)
-        history = train(tuned, MixtureSource(pool, _fine_tuning(noise)), validations[noise], folder / noise, device,
+        history = train(tuned, MixtureSource(pool, _pairs(noise)), validations[noise], folder / noise, device,
                         info | {"noise": noise}, start=universal, compiled=compiled)
         found["fine-tuned"] = (folder / noise / BEST, _best(history))
         keep(noise, found)
     return rows
 
 
-def _fine_tuning(noise):
-    """Pairs for one noise: any other in the target, but for white noise, of which there is always more."""
-    return MixtureSettings(noise, noise if noise == WHITE else MIXED)
+def _pairs(noise):
+    """How pairs are mixed: any other noise in the target, but for white noise, of which there is always more."""
+    return MixtureSettings(noise, noise if noise == WHITE else MIXED, target_snr_offset_db=TARGET_SNR_OFFSET_DB)
 
 
 def _best(history):
@@ -130,11 +131,8 @@ def _keep_better(noise, found, folder, source, validation, device):
     row |= {f"{name}_db": gain for name, (_, gain) in found.items()}
     row["kept"] = max(found, key=lambda name: found[name][1])
     model, info = load_weights(found[row["kept"]][0], device)
-    model.trust.copy_(measure_trust(model, source, validation.n))
-    row["with_trust_db"], gain = validate(model, validation), found[row["kept"]][1]
-    if row["with_trust_db"] < gain:  # it has the least squared error, which is not the mean of decibels
-        model.trust.fill_(1)
-    info |= {"noise": noise, "kept": row["kept"], "validation_snr_improvement_db": max(row["with_trust_db"], gain)}
+    row["with_trust_db"], gain = settle_trust(model, source, validation, found[row["kept"]][1])
+    info |= {"noise": noise, "kept": row["kept"], "validation_snr_improvement_db": gain}
     save_weights(model, folder / f"{noise}.pth", info, half=True)
     return row
 

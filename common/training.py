@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from common.checkpoints import load_safely, load_weights, save_atomically, save_weights
+from common.checkpoints import code_commit, load_safely, load_weights, save_atomically, save_weights
 from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
 from common.files import write_csv
@@ -307,7 +307,8 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
     if compiled:
         run.model.network.compile()
     curves = _tensorboard(folder / TENSORBOARD if tensorboard and processes.first else None, run.step)
-    info = (info or {}) | {"method": "Noise2Clean" if source.clean_target else "Noise2Noise", "settings": plain}
+    info = (info or {}) | {"method": "Noise2Clean" if source.clean_target else "Noise2Noise", "settings": plain,
+                           "commit": code_commit()}
     began, last_saved = time.monotonic() - run.seconds, run.seconds
     log_every = max(1, settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
     while run.progress() < 1:

@@ -3,7 +3,7 @@
     python -m common.training pack SONGS NOISES -o pool         decode once what is mixed during training
     python -m common.training run pool -o Weights               train on a pool, or on a folder of merged pairs
     python -m common.training recipe pool -o weights            a universal network and one for each noise, in minutes
-    python -m common.training trust w.pth pool -o trusted.pth   measure what weights are good for at every frequency
+    python -m common.training publish w.pth pool -o small.pth   weights as one shares them
 
 `accelerate launch --multi_gpu --num_processes N -m common.training run ...`, or torchrun, trains on several GPUs or
 machines, or with as many processes on one processor.
@@ -24,7 +24,7 @@ from common.parallel import Processes
 from common.pool import INDEX, Pool
 from common.recipe import format_table, run_recipe
 from common.training import TrainSettings, train, validate
-from common.trust import measure_trust
+from common.trust import KEEP, settle_trust
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ HELP = {
     "noise": "of the input: names with weights, as white:2,siren (mixed: everything)",
     "target_noise": "of the target, as --noise", "snr_db": "range for either member, lowest and highest",
     "target_snr_offset_db": "range of the target's SNR above the input's (default: drawn on its own)",
-    "song_speed": "range of the factor of faster playing", "noise_speed": "the same for noises",
+    "song_speed": "range of the factor of faster playing", "noise_speed": "range of the factor of faster playing",
     "clean_target": "Noise2Clean on the same draws",
 }
 
@@ -49,12 +49,14 @@ def _add_fields(parser, settings_class, leave_out=()):
     for field in fields(settings_class):
         if field.name in leave_out:
             continue
-        default = f" (default: {field.default})" if field.default not in (None, False) else ""
+        default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        default = f" (default: {default})" if default not in (None, False) else ""
         options = {"help": HELP[field.name] + default, "default": argparse.SUPPRESS}
         if isinstance(field.default, bool):
             options["action"] = "store_true"
         elif "tuple" in str(field.type):
-            options |= {"type": float, "nargs": 2}
+            names = ("FIRST", "SECOND") if field.name == "betas" else ("LOW", "HIGH")
+            options |= {"type": float, "nargs": 2, "metavar": names}
         else:
             options["type"] = float if field.default is None else type(field.default)
         parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
@@ -116,17 +118,18 @@ def _recipe(args):
     print(format_table(rows))
 
 
-def _trust(args):
+def _publish(args):
     device = choose_device(args.device)
     model, info = load_weights(args.model, device)
     pool, mixture = Pool.load(args.data, device), MixtureSettings(**_given(args, MixtureSettings))
     validation = pool_validation(pool, mixture, args.n_validation)
-    before = validate(model, validation)
-    model.trust.copy_(measure_trust(model, noisy_validation(pool, mixture), args.n_validation))
-    after = validate(model, validation)
-    save_weights(model, args.output, info | {"validation_snr_improvement_db": after}, args.half)
-    log.info("SNR improvement on %d validation mixtures: %+.2f dB before, %+.2f dB with trust of %.2f on average",
-             args.n_validation, before, after, float(model.trust.mean()))
+    model.trust.fill_(1)
+    plain = validate(model, validation)
+    trusted, kept = settle_trust(model, noisy_validation(pool, mixture), validation, plain, args.trust)
+    info |= args.info | {"noise": mixture.noise, "validation_snr_improvement_db": kept}
+    save_weights(model, args.output, info, half=True)
+    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB with trust; %s written: %+.2f dB, "
+             "%.1f MB", args.n_validation, plain, trusted, args.output, kept, Path(args.output).stat().st_size / 1e6)
 
 
 def json_object(text):
@@ -140,7 +143,7 @@ def json_object(text):
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m common.training", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, parser_class=Parser, metavar="{pack,unpack,run,recipe,trust}")
+    commands = parser.add_subparsers(required=True, parser_class=Parser, metavar="{pack,unpack,run,recipe,publish}")
 
     def command(name, function, text):
         made = commands.add_parser(name, description=text, help=text)
@@ -171,15 +174,18 @@ def _parser():
     add("-o", "--output", required=True, help="folder for the weights and the table")
     add("--minutes", type=float, required=True, help="the budget; call again to go on after a stop")
     add("--noises", nargs="*", help="which to fine-tune for (default: white and all classes of the pool)")
-    add("--info", type=json_object, default={}, help='stored with the weights, as \'{"licence": "CC BY-NC"}\'')
     _add_fields(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
-    add, trust = command("trust", _trust, "measure how far weights are to be believed at every frequency")
+    add, published = command("publish", _publish, "weights as one shares them: in 16 bits, with trust and a score")
     add("model", help="a .pth file, or a name from pretrained_weights")
     add("data", help="a pool, of which the validation split is heard")
     add("-o", "--output", required=True, help="the .pth file to write")
-    add("--half", action="store_true", help="in 16 bits, as one publishes it")
-    _add_fields(trust, MixtureSettings, ("clean_target", "song_speed"))
-    for made in (run, recipe, trust):
+    add("--trust", choices=KEEP, default="auto", help="what share of the noise estimate is noise at every frequency: "
+        "measured, and kept where it raises the improvement (auto), always or never")
+    _add_fields(published, MixtureSettings, ("clean_target", "song_speed"))
+    for made in (recipe, published):
+        made.add_argument("--info", type=json_object, default={}, help="stored with the weights, as "
+                          """'{"licence": "CC BY-NC"}'""")
+    for made in (run, recipe, published):
         made.add_argument("--n-validation", type=count, default=48, help="mixtures of 3.74 s that measure")
         made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     for made in (run, recipe):

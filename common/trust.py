@@ -9,13 +9,16 @@ nothing in common with N: the same argument that lets the network be trained (Le
 import numpy as np
 import torch
 
+from common.errors import CallError
+from common.mixtures import MixtureValidation
 from common.model import Denoiser, autocast
 from common.pool import SEGMENT_SAMPLES
-from common.training import Source
+from common.training import Source, validate
 
 # Bands in which s is measured: their edges are evenly spaced over the logarithm of frequency from bin LOWEST on.
 N_BANDS, LOWEST = 25, 4
 BATCH_SIZE = 8
+KEEP = ("auto", "always", "never")
 
 
 def band_edges(n_bins: int) -> np.ndarray:
@@ -28,8 +31,8 @@ def measure_trust(model: Denoiser, source: Source, n: int, n_samples: int = SEGM
                   seed: int = 1) -> torch.Tensor:
     """The factors for `model`, (bins,) from 0 to 1, measured on `n` pairs of a source that it has never heard.
 
-    n_samples: of each pair. Every pair counts alike, however much noise it holds. What the model trusts so far does not
-    matter. A frequency at which it finds no noise is trusted.
+    n_samples: of each pair. seed: another one draws other pairs. Every pair counts alike, however much noise it holds.
+    What the model trusts so far does not matter. A frequency at which it finds no noise is trusted.
     """
     full = Denoiser(model.network, model.stft).to(model.trust.device).eval()
     true, found = (torch.zeros(model.stft.n_bins, dtype=torch.float64, device=model.trust.device) for _ in range(2))
@@ -44,6 +47,24 @@ def measure_trust(model: Denoiser, source: Source, n: int, n_samples: int = SEGM
         true += (noise.conj() * difference).real.sum((0, 2))
         found += noise.abs().square().sum((0, 2))
     return _by_bands(true.cpu().numpy(), found.cpu().numpy())
+
+
+def settle_trust(model: Denoiser, pairs: Source, validation: MixtureValidation, plain_db: float,
+                 keep: str = "auto") -> tuple[float, float]:
+    """Measure the trust of `model` on `pairs` and leave it there if it is to be kept; else all is trusted.
+
+    plain_db: what the model gains on `validation` with all trust; keep: always, never, or auto: where trust gains more,
+    which it need not, having the least squared error, not the highest mean of decibels. Returns the SNR improvements in
+    dB, with trust and as it was left. Raises CallError for another `keep`.
+    """
+    if keep not in KEEP:
+        raise CallError(f"expected trust to be kept {', '.join(KEEP)}, got {keep!r}")
+    model.trust.copy_(measure_trust(model, pairs, validation.n))
+    with_trust_db = validate(model, validation)
+    if keep == "always" or (keep == "auto" and with_trust_db > plain_db):
+        return with_trust_db, with_trust_db
+    model.trust.fill_(1)
+    return with_trust_db, plain_db
 
 
 def _by_bands(true, found):

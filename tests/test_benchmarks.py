@@ -39,3 +39,15 @@ def test_long_audio(call):
 def test_training(call):
     done = call("-m", "benchmarks.training", "--width", 1, "--batch-size", 2, "--rounds", 1)
     assert len(re.findall(r"^ +1 (textbook|ours) +[\d.]+ +[\d.]+ +[\d.]+ +\d+ +[\d.]+$", done.stdout, re.M)) == 2
+
+
+@pytest.mark.slow
+def test_widths(call, pool_folder, tmp_path):
+    flags = ["-m", "benchmarks.widths", pool_folder, "-o", tmp_path, "--width", 1, 2, "--clean-width", 2, "--steps", 2,
+             "--n-validation", 2, "--rounds", 1]
+    done = call(*flags)
+    rows = re.findall(r"^ +(\d) +(\S+) +(NaN|-?[\d.]+) +(\d+) +([\d.]+)$", done.stdout, re.M)
+    assert [(row[0], row[2] == "NaN") for row in rows] == [("1", True), ("2", False)]
+    assert (tmp_path / "widths.png").stat().st_size > 5000
+    assert [row[:4] for row in re.findall(r"^ +(\d) +(\S+) +(NaN|-?[\d.]+) +(\d+) ", call(*flags).stdout, re.M)] == [
+        row[:4] for row in rows]  # what is trained stays

@@ -59,6 +59,13 @@ def test_files_that_are_no_weights_get_one_sentence(tmp_path, content, message):
         load_weights(tmp_path / "none.pth")
 
 
+@pytest.mark.parametrize("trust", [torch.ones(3), [1.0], "all"])
+def test_trust_of_another_form_gets_one_sentence(model, tmp_path, trust):
+    torch.save(checkpoints.weights_content(model, {}) | {"trust": trust}, tmp_path / "m.pth")
+    with pytest.raises(UserError, match="other tensors"):
+        load_weights(tmp_path / "m.pth")
+
+
 class _Harmful:
     def __init__(self, path):
         self.path = path

@@ -48,6 +48,14 @@ def test_distributions_and_curves_show_their_numbers():
     assert any("epoch 2, +3.00 dB" in t.get_text() for t in texts)
 
 
+def test_cost_and_quality_of_each_width():
+    table = pd.DataFrame({"width": [4, 8], "real_time_factor": [0.1, 0.3], "noise2noise_db": [2.0, 3.0],
+                          "noise2clean_db": [float("nan"), 3.2]})
+    axes = plots.quality_against_cost(table).axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.1, 2], [0.3, 3]], [[0.3, 3.2]]]
+    assert [t.get_text() for t in axes.texts] == ["width 4", "width 8"]
+
+
 def test_bars_have_their_intervals():
     table = pd.DataFrame([
         {"noise": n, "method": m, "improvement_db": g, "interval_low_db": g - 1, "interval_high_db": g + 2}

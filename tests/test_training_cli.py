@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import mixtures
-from common.checkpoints import load_weights, save_weights
+from common.checkpoints import code_commit, load_weights, save_weights
 from common.errors import CallError, UserError
 from common.pool import Pool
 from common.recipe import run_recipe, trainable
@@ -32,17 +32,25 @@ def test_pack_and_train_on_a_pool(call, corpus, tmp_path):
     model, info = load_weights(tmp_path / "w" / "best.pth")
     assert model.network.product == "elementwise" and info["method"] == "Noise2Clean"
     settings = info["settings"]
+    assert settings["data.pool_sha256"] == Pool.load(tmp_path / "there").sha256() and info["commit"] == code_commit()
     assert (settings["loss"], settings["data.noise"], settings["data.clean_target"]) == ("weighted_sdr", "siren", True)
 
 
-def test_trust_is_measured_and_kept(call, pool_folder, model, tmp_path):
-    save_weights(model, tmp_path / "m.pth", {"noise": "white"})
-    done = call("-m", "common.training", "trust", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "t.pth", "--half",
-                "--noise", "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu")
-    before, after = (float(part) for part in re.search(r"(\S+) dB before, (\S+) dB with", done.stderr).groups())
-    trusted, info = load_weights(tmp_path / "t.pth")
-    assert after > before + 1 and info["validation_snr_improvement_db"] == pytest.approx(after, abs=0.005)
-    assert info["noise"] == "white" and trusted.trust.max() <= 1 and trusted.trust.mean() < 0.9
+def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, model, tmp_path):
+    save_weights(model, tmp_path / "m.pth", {"method": "Noise2Noise"})
+    flags = ["-m", "common.training", "publish", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "p.pth", "--noise",
+             "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu"]
+    done = call(*flags, "--info", '{"licence": "CC BY-NC"}')
+    plain, trusted = (float(part) for part in re.search(r"(\S+) dB plain, (\S+) dB with", done.stderr).groups())
+    published, info = load_weights(tmp_path / "p.pth")
+    assert trusted > plain + 1 and info.pop("validation_snr_improvement_db") == pytest.approx(trusted, abs=0.005)
+    assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC"}
+    assert published.trust.max() <= 1 and published.trust.mean() < 0.9
+    assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()
+            if t.is_floating_point()} == {torch.float16}
+    call(*flags, "--trust", "never")
+    untrusted, info = load_weights(tmp_path / "p.pth")
+    assert untrusted.trust.min() == 1 and info["validation_snr_improvement_db"] == pytest.approx(plain, abs=0.005)
 
 
 def test_train_on_merged_pairs(call, merged, tmp_path):

@@ -1,0 +1,87 @@
+"""Quality against cost: networks of several widths after the same steps on the same mixtures.
+
+    python -m benchmarks.widths POOL -o DIR [--width 4 8 16] [--clean-width 8] [--steps 150] [--rounds 5]
+
+Every width is trained on white noise with noisy targets, those of --clean-width also with clean ones on the same draws
+(Noise2Clean), and measured by the SNR improvement on the same validation mixtures. Then, interleaved and each the
+median of the rounds, the time that denoising takes: seconds per second of mono audio. Goes on where it stopped when
+called again; writes widths.csv, widths.png and the trained weights.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks.timing import seconds_of
+from common import plots
+from common.checkpoints import load_weights
+from common.cli import count, run
+from common.inference import choose_device, inference_form
+from common.labels import WHITE
+from common.mixtures import MixtureSettings, MixtureSource, pool_validation
+from common.pool import SAMPLE_RATE, Pool
+from common.training import BEST, TrainSettings, train
+
+AUDIO_SECONDS = 10
+
+
+def trained(width, clean_target, args, pool, device):
+    """The mean SNR improvement in dB of one network."""
+    mixture = MixtureSettings(WHITE, WHITE, target_snr_offset_db=(-5.0, 5.0), clean_target=clean_target)
+    settings = TrainSettings(width, epochs=1, steps_per_epoch=args.steps, learning_rate=3e-3, warmup_steps=50)
+    history = train(settings, MixtureSource(pool, mixture), pool_validation(pool, mixture, args.n_validation),
+                    folder(args.output, width, clean_target), device)
+    return history[-1]["validation_snr_improvement_db"]
+
+
+def folder(output, width, clean_target=False):
+    """Where a network is trained."""
+    return output / f"width{width}{'-clean' if clean_target else ''}"
+
+
+def real_time_factors(widths, output, rounds, device):
+    """Seconds per second of mono audio of each width: medians, in the form that denoising takes."""
+    forms = [inference_form(load_weights(folder(output, width) / BEST)[0], device) for width in widths]
+    audio = torch.randn(1, AUDIO_SECONDS * SAMPLE_RATE, device=device)
+    times = [[] for _ in widths]
+    with torch.inference_mode():
+        for number in range(rounds + 1):
+            for taken, form in zip(times, forms, strict=True):
+                seconds = seconds_of(lambda form=form: form(audio), device)
+                if number:  # the first round warms up
+                    taken.append(seconds / AUDIO_SECONDS)
+    return [statistics.median(taken) for taken in times]
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pool", type=Path, help="what python -m common.training pack wrote")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--width", type=count, nargs="+", default=[4, 8, 16], help="widths to train")
+    parser.add_argument("--clean-width", type=count, nargs="*", default=[8], help="of these, also on clean targets")
+    for flag, default in (("--steps", 150), ("--n-validation", 48), ("--rounds", 5)):
+        parser.add_argument(flag, type=count, default=default)
+    args = parser.parse_args()
+    device = choose_device()
+    pool, rows = Pool.load(args.pool, device), []
+    for width in args.width:
+        rows.append({"width": width, "noise2noise_db": trained(width, False, args, pool, device),
+                     "noise2clean_db": trained(width, True, args, pool, device) if width in args.clean_width else None})
+        path = folder(args.output, width) / BEST
+        rows[-1]["parameters"] = sum(p.numel() for p in load_weights(path)[0].network.parameters())
+        print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    table["real_time_factor"] = real_time_factors(args.width, args.output, args.rounds, device)
+    table.to_csv(args.output / "widths.csv", index=False)
+    plots.quality_against_cost(table).savefig(args.output / "widths.png", dpi=100)
+    print(f"white noise, {args.steps} steps, {args.n_validation} validation mixtures, pool {pool.sha256()[:8]}, "
+          f"{device}\n{table.to_string(index=False, float_format='%.3f')}")
+
+
+if __name__ == "__main__":
+    run(main)
