@@ -16,12 +16,17 @@ from pathlib import Path
 import pandas as pd
 import papermill
 
+from common.audio import read_audio
+from common.checkpoints import pretrained_names
 from common.cli import run
 from common.demo import make_corpus
 from common.errors import CallError, UserError
 from common.evaluation import DENOISED, format_summary
+from common.labels import MIXED, WHITE
 from common.manifest import read_manifest
+from common.metrics import snr
 from common.noises import folds_by_split
+from common.notebooks import read_records
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +78,7 @@ def _merge(songs, noises, out, split, folds, n_songs, n_noises):
 
 
 def _notebook(name, out, **parameters):
-    """Run a notebook under papermill and keep the executed copy in `out`."""
+    """Run a notebook under papermill, keep the executed copy in `out`; returns what it recorded."""
     log.info("papermill %s", name)
     executed = out / "notebooks" / Path(name).name
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +88,7 @@ def _notebook(name, out, **parameters):
                                    log_output=True, progress_bar=False, extra_arguments=["--log-level=ERROR"])
     except papermill.PapermillExecutionError as error:
         raise UserError(f"{name} stopped with {error.ename}: {error.evalue} (see {executed})") from error
+    return read_records(executed)
 
 
 def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size: Size = FULL) -> None:
@@ -107,18 +113,20 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
     _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
               TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples", LISTEN=False,
               WIDTH=size.width, EPOCHS=size.epochs, STEPS_PER_EPOCH=size.steps_per_epoch, LEARNING_RATE=LEARNING_RATE)
-    _step("denoise one whole song")
-    row = next((r for r in read_manifest(merged / "test" / "input") if r["input_noise_class"] == "white"), None)
-    row = row or read_manifest(merged / "test" / "input")[0]
+    test = read_manifest(merged / "test" / "input")
+    row = next((r for r in test if r["input_noise_class"] == WHITE), test[0])
+    weights = row["input_noise_class"] if row["input_noise_class"] in pretrained_names() else MIXED
+    _step(f"denoise one whole song with the pretrained weights {weights}")
     song, noisy = out / "denoised_song.wav", merged / "test" / "input" / row["input_file"]
-    _notebook("notebooks/denoising_entire_song.ipynb", out, MODEL_PATH=out / "Weights" / "best.pth",
-              INPUT_AUDIO_PATH=noisy, OUTPUT_AUDIO_PATH=song, RESIDUAL_AUDIO_PATH=out / "removed_from_song.wav",
-              LISTEN=False)
+    report = _notebook("notebooks/denoising_entire_song.ipynb", out, MODEL_PATH=weights, INPUT_AUDIO_PATH=noisy,
+                       OUTPUT_AUDIO_PATH=song, RESIDUAL_AUDIO_PATH=out / "removed_from_song.wav", LISTEN=False)
+    clean = read_audio(merged / "test" / "target" / row["target_file"])[0]
+    before, after = (snr(clean, read_audio(path)[0] / gain) for path, gain in ((noisy, 1), (song, report["gain"])))
     summary = pd.read_csv(out / "Samples" / "summary.csv")
     print(f"\nHeld-out songs with held-out noises, {int(summary.segments.max())} segments of 3.74 s:\n\n"
           f"{format_summary(summary)}\n\n"
-          f"a noisy song      {noisy}\n"
-          f"denoised          {song}\n"
+          f"a noisy song      {noisy} (SNR {before:.1f} dB)\n"
+          f"denoised          {song} (SNR {after:.1f} dB, pretrained weights {weights})\n"
           f"what was removed  {out / 'removed_from_song.wav'}\n"
           f"its picture       {song.with_suffix('.png')}\n"
           f"samples, plots    {out / 'Samples'}\n"

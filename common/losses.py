@@ -15,8 +15,8 @@ and the cosines' gradient fades as they near 1, though at 20 dB of SNR a cosine 
 A noisy target weakens it unevenly: a crop's gradient falls with the target's noise over the estimate's error, so that
 a clean input with a noisy target teaches next to nothing, and the network learns to take too much from songs that are
 hardly noisy. A target whose SNR follows the input's (MixtureSettings.target_snr_offset_db) evens that out: at the same
-width, steps and seed (offsets of 0 dB) it cost 0.7 dB above 19 dB of input SNR, where targets at random SNRs cost 2.2
-dB, gained less below 12 dB (+0.4 for +1.0) and ended at +0.12 dB for +0.02.
+width, steps and seed (offsets of 0 dB) it cost 0.8 dB above 19 dB of input SNR, where targets at random SNRs cost 2.2
+dB, gained less below 12 dB (+0.4 for +1.0) and ended at +0.14 dB for +0.02.
 
 Shapes: waveforms (batch, samples); the result is a scalar, lower is better.
 """
