@@ -5,7 +5,9 @@ are paired bootstrap intervals over songs, since segments of one song are not in
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,10 @@ from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
 
 DO_NOTHING, DENOISED = "do nothing", "denoised"
 N_BOOTSTRAP = 2000
+# Seconds between two lines of progress.
+PROGRESS_SECONDS = 60
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def manifest_sha256(pairs: Sequence[PairFile]) -> str:
     return digest.hexdigest()
 
 
-def segments(pairs: Sequence[PairFile], sample_rate: int, per_pair: int | None = None) -> Iterator[Segment]:
+def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None = None) -> Iterator[Segment]:
     """Cut test pairs into segments of SEGMENT_SAMPLES (or the whole of a shorter pair), at `sample_rate`.
 
     `per_pair` takes that many, evenly spread, from every pair. Nearly silent segments are left out.
@@ -123,6 +129,16 @@ def _rows(segment, estimates, baselines, speech):
     return rows
 
 
+def _with_progress(pairs):
+    """The pairs, and now and then a line that says how far they are."""
+    started = told = time.monotonic()
+    for number, pair in enumerate(pairs):
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            log.info("%d of %d test pairs after %.1f minutes", number, len(pairs), (told - started) / 60)
+        yield pair
+
+
 def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: int | None = None, speech: bool = True,
              baselines: Sequence[str] = (), jobs: int = -1) -> pd.DataFrame:
     """Score models, and BASELINES by name, on test pairs (their target is the clean song).
@@ -141,7 +157,7 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
              for name, model in models.items()}
     work = (joblib.delayed(_rows)(s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()},
                                   baselines, speech)
-            for s in segments(pairs, rates.pop(), per_pair))
+            for s in segments(_with_progress(pairs), rates.pop(), per_pair))
     heavy = speech or baselines
     rows = [row for group in joblib.Parallel(n_jobs=jobs if heavy else 1, max_nbytes=None)(work) for row in group]
     if not rows:
@@ -169,7 +185,8 @@ def _summary_row(noise, method, rows, baseline):
     row = {"noise": noise, "method": method, "songs": rows.song.nunique(), "segments": len(rows),
            "input_snr_db": baseline.snr_db.mean(), "output_snr_db": rows.snr_db.mean(),
            "improvement_db": gain.mean(), "interval_low_db": low, "interval_high_db": high,
-           "improved_percent": 100 * (gain > 0).mean()}
+           "improved_percent": 100 * (gain > 0).mean(),
+           "songs_improved": int((rows.groupby("song").snr_improvement_db.mean() > 0).sum())}
     for column in METRICS[1:]:
         row[column] = rows[column].mean()
         row[improvement_name(column)] = rows[improvement_name(column)].mean()
@@ -179,8 +196,9 @@ def _summary_row(noise, method, rows, baseline):
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Means by noise and method, "all" first, white noise next, with a 95 % interval of the SNR improvement.
 
-    `improved_percent` is the share of segments with a higher SNR than the input; `pesq_wb_scored` and `stoi_scored` say
-    how many of them these metrics accepted.
+    `improved_percent` is the share of segments with a higher SNR than the input, `songs_improved` the number of songs
+    whose segments' mean improvement is above 0; `pesq_wb_scored` and `stoi_scored` say how many segments these metrics
+    accepted.
     """
     noises = sorted(rows.noise.unique(), key=lambda n: (n != "white", n))
     table = []
@@ -208,14 +226,14 @@ def format_summary(summary: pd.DataFrame) -> str:
 def markdown_table(summary: pd.DataFrame) -> str:
     """The summary as a Markdown table, for a README or a model card."""
     head = ("noise", "method", "songs", "segments", "SNR dB", "improvement dB [95 % interval]", "improved %",
-            "segmental SNR dB", "SI-SDR dB", "LSD dB", "PESQ WB (n)", "STOI (n)")
+            "songs improved", "segmental SNR dB", "SI-SDR dB", "LSD dB", "PESQ WB (n)", "STOI (n)")
     lines = [" | ".join(head), "|".join("---" for _ in head)]
     for r in summary.itertuples():
         interval = f" [{r.interval_low_db:+.2f}, {r.interval_high_db:+.2f}]" if r.songs > 1 else ""
         lines.append(" | ".join((
             r.noise, r.method, str(r.songs), str(r.segments), f"{r.output_snr_db:.2f}",
-            f"{r.improvement_db:+.2f}{interval}", f"{r.improved_percent:.0f}", f"{r.segmental_snr_db:.2f}",
-            f"{r.si_sdr_db:.2f}", f"{r.log_spectral_distance_db:.2f}",
+            f"{r.improvement_db:+.2f}{interval}", f"{r.improved_percent:.0f}", str(r.songs_improved),
+            f"{r.segmental_snr_db:.2f}", f"{r.si_sdr_db:.2f}", f"{r.log_spectral_distance_db:.2f}",
             f"{r.pesq_wb:.2f} ({r.pesq_wb_scored})" if r.pesq_wb_scored else "not scored",
             f"{r.stoi:.3f} ({r.stoi_scored})" if r.stoi_scored else "not scored")))
     return "\n".join(f"| {line} |" for line in lines)

@@ -143,8 +143,16 @@ def test_the_summary_has_do_nothing_rows_and_right_means():
     assert everything.output_snr_db == pytest.approx(7 + 5 / 3) and nothing.output_snr_db == 7
     assert nothing.improvement_db == nothing.interval_high_db == 0
     assert everything.improved_percent == pytest.approx(200 / 3) and everything.songs == 2
+    assert everything.songs_improved == 2 and table.loc[("siren", DENOISED)].songs_improved == 0
     assert everything.pesq_wb_scored == 1 and everything.segments == 3
     assert "do nothing" in format_summary(summarise(rows)) and "+1.67" in format_summary(summarise(rows))
+
+
+def test_a_long_evaluation_says_how_far_it_is(pairs, monkeypatch, caplog):
+    monkeypatch.setattr(evaluation, "PROGRESS_SECONDS", -1)
+    with caplog.at_level("INFO"):
+        evaluate({}, pairs, per_pair=1, speech=False, jobs=1)
+    assert f"1 of {len(pairs)} test pairs" in caplog.text
 
 
 def test_samples_run_from_least_to_most_improved(model, pairs, rows, tmp_path):
