@@ -116,8 +116,9 @@ def quality_against_cost(table: pd.DataFrame) -> Figure:
     clean = table.dropna(subset="noise2clean_db")
     axes.plot(clean.real_time_factor, clean.noise2clean_db, "x", ms=9, color=COLOURS["clean"], label="clean targets")
     for row in table.itertuples():
-        axes.annotate(f"width {row.width}", (row.real_time_factor, row.noise2noise_db), (6, -12),
-                      textcoords="offset points")
+        axes.annotate(f"width {row.width}", (row.real_time_factor, row.noise2noise_db), (0, -14),
+                      textcoords="offset points", ha="center")
+    axes.margins(0.12)
     axes.set(xscale="log", xlabel="seconds per second of mono audio", ylabel="SNR improvement (dB)",
              title="quality against cost after equal steps")
     axes.legend()

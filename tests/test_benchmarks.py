@@ -51,3 +51,12 @@ def test_widths(call, pool_folder, tmp_path):
     assert (tmp_path / "widths.png").stat().st_size > 5000
     assert [row[:4] for row in re.findall(r"^ +(\d) +(\S+) +(NaN|-?[\d.]+) +(\d+) ", call(*flags).stdout, re.M)] == [
         row[:4] for row in rows]  # what is trained stays
+
+
+@pytest.mark.slow
+def test_samples(call, tmp_path):
+    done = call("-m", "benchmarks.samples", "-o", tmp_path / "out", "--corpus", tmp_path / "corpus")
+    found = re.findall(r": (\S+) dB to (\S+) dB$", done.stdout, re.M)
+    gains = [float(after) - float(before) for before, after in found]
+    assert len(gains) == 3 and gains[0] > 3 and min(gains) > -1
+    assert len(list((tmp_path / "out").glob("*.wav"))) == 9 and len(list((tmp_path / "out").glob("*.png"))) == 3

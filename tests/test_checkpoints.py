@@ -1,5 +1,6 @@
 import os
 import pickle
+import subprocess
 
 import pytest
 import torch
@@ -88,3 +89,16 @@ def test_a_name_stands_for_a_pretrained_file(model, tmp_path, monkeypatch):
     assert find_weights("white") == tmp_path / "white.pth" and load_weights("white")[1] == {"noise": "white"}
     with pytest.raises(UserError, match="mixed does not exist"):
         load_weights("mixed")
+
+
+def test_weights_say_their_commit_where_there_is_one(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b"]
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained_weights")
+    assert checkpoints.code_commit() is None
+    (tmp_path / "a.py").touch()
+    for command in (["init", "-q"], ["add", "a.py"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    commit = checkpoints.code_commit()
+    assert len(commit) == 12
+    (tmp_path / "a.py").write_text("changed")
+    assert checkpoints.code_commit() == commit + "+"

@@ -1,0 +1,68 @@
+"""Three songs of the generated corpus with noise, denoised with the pretrained weights: to listen to and to look at.
+
+    python -m benchmarks.samples [-o docs/samples] [--corpus demo/corpus]
+
+Writes for each a WAV of the noisy, the denoised and the clean excerpt (mono), and a picture of the three; prints the
+SNR before and after. The songs and the noises are of the test split, and the networks have heard no synthetic song.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from common import plots
+from common.audio import list_audio, read_audio, write_audio
+from common.checkpoints import load_weights
+from common.cli import run
+from common.demo import make_corpus
+from common.denoising import denoise
+from common.inference import inference_form
+from common.labels import CLASS_NAMES, MIXED, WHITE
+from common.metrics import snr
+from common.synth import SAMPLE_RATE
+
+# Song of the test split by number, noise, SNR in dB, weights.
+SAMPLES = ((0, WHITE, 8.0, WHITE), (1, "drilling", 5.0, MIXED), (2, "street_music", 5.0, MIXED))
+START_SECONDS, SECONDS, TEST_FOLD = 6, 3, 10
+
+
+def noise_of(name, corpus, n_samples):
+    """White noise, or the corpus's test clip of a class, looped; (1, n_samples)."""
+    if name == WHITE:
+        return np.random.default_rng(0).standard_normal((1, n_samples))
+    clip = next((corpus / f"fold{TEST_FOLD}").glob(f"*-{CLASS_NAMES.index(name)}-*.wav"))
+    return np.resize(read_audio(clip)[0].mean(0), (1, n_samples))
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/samples"), help="folder to write to")
+    parser.add_argument("--corpus", type=Path, default=Path("demo/corpus"), help="where the corpus is or will be")
+    args = parser.parse_args()
+    songs, noises = make_corpus(args.corpus)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for number, noise_name, snr_db, weights in SAMPLES:
+        path = list_audio(songs / "test")[number]
+        first = START_SECONDS * SAMPLE_RATE
+        clean = read_audio(path)[0].mean(0, keepdims=True)[:, first : first + SECONDS * SAMPLE_RATE]
+        noise = noise_of(noise_name, noises, clean.shape[1])
+        noise *= np.sqrt(np.square(clean).mean() / np.square(noise).mean()) * 10 ** (-snr_db / 20)
+        gain = 0.9 / np.abs(clean + noise).max()  # nothing clips
+        audio = {"noisy": (gain * (clean + noise)).astype(np.float32), "clean": (gain * clean).astype(np.float32)}
+        model = inference_form(load_weights(weights)[0], "cpu", "float32")
+        audio["denoised"] = denoise(model, audio["noisy"], SAMPLE_RATE)
+        after = snr(audio["clean"], audio["denoised"])
+        name = f"{number + 1}_{noise_name}"
+        for kind in ("noisy", "denoised", "clean"):
+            write_audio(args.output / f"{name}_{kind}.wav", audio[kind], SAMPLE_RATE)
+        title = f"{path.name.split('.')[0]} with {noise_name}, weights {weights}: {snr_db:.1f} dB to {after:.1f} dB"
+        figure = plots.audio_figure({kind: audio[kind] for kind in ("noisy", "denoised", "clean")}, SAMPLE_RATE, title)
+        figure.savefig(args.output / f"{name}.png", dpi=60)
+        print(title)
+
+
+if __name__ == "__main__":
+    run(main)
