@@ -78,7 +78,7 @@ def main():
     table = pd.DataFrame(rows)
     table["real_time_factor"] = real_time_factors(args.width, args.output, args.rounds, device)
     table.to_csv(args.output / "widths.csv", index=False)
-    plots.quality_against_cost(table).savefig(args.output / "widths.png", dpi=100)
+    plots.quality_against_cost(table).savefig(args.output / "widths.png", dpi=80)
     print(f"white noise, {args.steps} steps, {args.n_validation} validation mixtures, pool {pool.sha256()[:8]}, "
           f"{device}\n{table.to_string(index=False, float_format='%.3f')}")
 

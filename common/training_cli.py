@@ -39,7 +39,8 @@ HELP = {
     "noise": "of the input: names with weights, as white:2,siren (mixed: everything)",
     "target_noise": "of the target, as --noise", "snr_db": "range for either member, lowest and highest",
     "target_snr_offset_db": "range of the target's SNR above the input's (default: drawn on its own)",
-    "song_speed": "range of the factor of faster playing", "noise_speed": "range of the factor of faster playing",
+    "song_speed": "range of how much faster songs are played",
+    "noise_speed": "range of how much faster noises are played",
     "clean_target": "Noise2Clean on the same draws",
 }
 
