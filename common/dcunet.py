@@ -9,6 +9,7 @@ Kashyap et al. 2021 (this table).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -107,18 +108,34 @@ def convolve(planes: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, row
     return F.conv2d(planes, kernel, bias, row.stride, row.padding)
 
 
+def layout(planes: torch.Tensor) -> torch.memory_format:
+    """Channels-last where matrix units want it: on CUDA, and in bfloat16 on processors, which are slower so in float32."""
+    matrix_units = planes.is_cuda or torch.is_autocast_enabled("cpu")
+    return torch.channels_last if matrix_units else torch.contiguous_format
+
+
+def real_kernel(re: torch.Tensor, im: torch.Tensor, transposed: bool) -> torch.Tensor:
+    """The real kernel [[re, -im], [im, re]] that computes a complex product on planes.
+
+    re, im: (out, in, bins, frames), or with `transposed` (in, out, bins, frames); the result is twice as long in both.
+    """
+    out_dim = 1 if transposed else 0
+    return torch.cat([torch.cat([re, im], out_dim), torch.cat([-im, re], out_dim)], 1 - out_dim)
+
+
 class ComplexConv2d(nn.Module):
     """A complex convolution, or with `transposed` its transpose, on planes.
 
-    Shape: (batch, 2 * in_channels, bins, frames) -> (batch, 2 * out_channels, ...).
+    in_channels: complex channels of each input; their planes lie one input after the other.
+    Shape: (batch, 2 * sum(in_channels), bins, frames) -> (batch, 2 * out_channels, ...).
     The kernel's parts are kept apart, as `weight_real` and `weight_imag`, so that a weights file does
     not depend on how the product is computed.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, row: Row, transposed: bool = False):
+    def __init__(self, in_channels: Sequence[int], out_channels: int, row: Row, transposed: bool = False):
         super().__init__()
-        shape = (in_channels, out_channels) if transposed else (out_channels, in_channels)
-        self.row, self.transposed = row, transposed
+        shape = (sum(in_channels), out_channels) if transposed else (out_channels, sum(in_channels))
+        self.row, self.transposed, self.in_channels = row, transposed, tuple(in_channels)
         self.weight_real = nn.Parameter(torch.empty(*shape, *row.kernel))
         self.weight_imag = nn.Parameter(torch.empty(*shape, *row.kernel))
         self.bias = nn.Parameter(torch.zeros(2 * out_channels))
@@ -127,21 +144,21 @@ class ComplexConv2d(nn.Module):
             nn.init.xavier_normal_(weight, gain=2**-0.5)
 
     def kernel(self) -> torch.Tensor:
-        """The real kernel [[re, -im], [im, re]] that computes the complex product on planes."""
-        re, im = self.weight_real, self.weight_imag
-        out_dim = 1 if self.transposed else 0
-        from_real = torch.cat([re, im], out_dim)
-        from_imag = torch.cat([-im, re], out_dim)
-        return torch.cat([from_real, from_imag], 1 - out_dim)
+        """The real kernel for the planes of all inputs, see real_kernel."""
+        in_dim = 0 if self.transposed else 1
+        parts = (w.split(self.in_channels, in_dim) for w in (self.weight_real, self.weight_imag))
+        return torch.cat([real_kernel(re, im, self.transposed) for re, im in zip(*parts, strict=True)], in_dim)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        return convolve(planes, self.kernel(), self.bias, self.row, self.transposed)
+        # The kernel too, since planes of one bin and frame, as the innermost may be, have either layout and keep none.
+        kernel = self.kernel().contiguous(memory_format=layout(planes))
+        return convolve(planes, kernel, self.bias, self.row, self.transposed)
 
 
 class ComplexLayer(nn.Module):
     """Complex convolution, batch norm of either part on its own, leaky ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, row: Row, transposed: bool = False):
+    def __init__(self, in_channels: Sequence[int], out_channels: int, row: Row, transposed: bool = False):
         super().__init__()
         self.conv = ComplexConv2d(in_channels, out_channels, row, transposed)
         self.norm = nn.BatchNorm2d(2 * out_channels)
@@ -153,13 +170,7 @@ class ComplexLayer(nn.Module):
         return scale, norm.bias.double() + scale * (self.conv.bias.double() - norm.running_mean.double())
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        return F.leaky_relu(self.norm(self.conv(planes)), SLOPE)
-
-
-def _join(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Concatenate the complex channels of two plane tensors: real with real, imaginary with imaginary."""
-    (a_re, a_im), (b_re, b_im) = a.chunk(2, 1), b.chunk(2, 1)
-    return torch.cat([a_re, b_re, a_im, b_im], 1)
+        return F.leaky_relu(self.norm(self.conv(planes)), SLOPE, inplace=True)
 
 
 def bounded_mask(planes: torch.Tensor) -> torch.Tensor:
@@ -200,23 +211,21 @@ class DCUNet20(nn.Module):
         self.width, self.product = width, product
         channels = [1] + [row.channels * width for row in ENCODER]
         self.encoder = nn.ModuleList(
-            ComplexLayer(channels[k], channels[k + 1], row) for k, row in enumerate(ENCODER))
+            ComplexLayer([channels[k]], channels[k + 1], row) for k, row in enumerate(ENCODER))
         self.decoder = nn.ModuleList()
         previous = channels[-1]
         for k, row in enumerate(DECODER[:-1]):
-            skip = channels[10 - k] if k else 0
-            self.decoder.append(ComplexLayer(previous + skip, row.channels * width, row, transposed=True))
+            sources = [previous, channels[10 - k]] if k else [previous]
+            self.decoder.append(ComplexLayer(sources, row.channels * width, row, transposed=True))
             previous = row.channels * width
-        self.mask = ComplexConv2d(previous + channels[1], 1, DECODER[-1], transposed=True)
+        self.mask = ComplexConv2d([previous, channels[1]], 1, DECODER[-1], transposed=True)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Spectrum planes to mask planes, both (batch, 2, bins, frames)."""
         bins, frames = planes.shape[-2:]
         # At the end only: a pad at the start would move the grid of the strides.
         x = F.pad(planes, (0, valid_length(frames, TIME) - frames, 0, valid_length(bins, FREQUENCY) - bins))
-        if x.is_cuda:  # where matrix units want it; on processors it was slower to train from width 16 on
-            x = x.contiguous(memory_format=torch.channels_last)
-        return self.fitting(x)[..., :bins, :frames]
+        return self.fitting(x.contiguous(memory_format=layout(x)))[..., :bins, :frames]
 
     def fitting(self, planes: torch.Tensor) -> torch.Tensor:
         """forward() for planes whose bins and frames fit the strides (see valid_length)."""
@@ -226,6 +235,7 @@ class DCUNet20(nn.Module):
             skips.append(x)
         skips.pop()
         for k, layer in enumerate(self.decoder):
-            x = layer(_join(x, skips.pop()) if k else x)
-        mask = self.mask(_join(x, skips.pop()))
+            # Whole inputs one after the other: taken apart into real and imaginary planes they would lose their layout.
+            x = layer(torch.cat([x, skips.pop()], 1) if k else x)
+        mask = self.mask(torch.cat([x, skips.pop()], 1))
         return bounded_mask(mask.to(torch.promote_types(mask.dtype, torch.float32)))

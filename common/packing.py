@@ -140,7 +140,9 @@ def _encode(samples, bits_per_second):
 
 
 def compact(pool: Pool, path: str | Path, megabytes: float = 50.0, jobs: int = -1) -> float:
-    """Write a pool as a zip of Ogg Opus members that nearly fills `megabytes`; returns the bits per second and channel.
+    """Write a pool as a zip of Ogg Opus members of about `megabytes`; returns the bits per second and channel.
+
+    The codec's rate is not exact: 300 clips of less than 3 s came out 2 % below to 1.5 % above.
 
     Seconds are the codec's, see OPUS_RATE. Raises CallError when that would take less than 8 kbit/s, which is not music
     any more.

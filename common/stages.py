@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from common.dcunet import FREQUENCY, SLOPE, TIME
+from common.dcunet import FREQUENCY, SLOPE, TIME, real_kernel
 
 # Values in the larger of the two scratch arrays of a block of tiles: more take more memory, fewer more calls.
 BLOCK_VALUES = 1 << 23
@@ -140,7 +140,7 @@ class _DirectStage(_Stage):
     def __init__(self, layer, row, transposed, sources, phases, bins):
         super().__init__(layer, row, transposed, sources, phases, bins)
         self.values_per_tile = 2 * max(self.span * self.taps * self.channels_in, self.phases_out * self.channels_out)
-        kernel = layer.conv.kernel().detach().double()
+        kernel = real_kernel(layer.conv.weight_real, layer.conv.weight_imag, transposed).detach().double()
         if transposed:
             kernel = kernel.transpose(0, 1).flip(2, 3)
         kernel = self.scale.view(-1, 1, 1, 1) * kernel
@@ -227,7 +227,7 @@ class MaskStage:
     behind = ahead = 0
 
     def __init__(self, conv, row, sources):
-        kernel = conv.kernel().detach()[..., 0]  # (2 in, 2, taps)
+        kernel = real_kernel(conv.weight_real, conv.weight_imag, True).detach()[..., 0]  # (2 in, 2, taps)
         self.pad, self.taps = row.padding[FREQUENCY], row.kernel[FREQUENCY]
         by_part = kernel.permute(2, 1, 0).reshape(2 * self.taps, 2, -1)  # ((tap, part out), part in, in)
         self.weights = [w.flatten(1) for w in by_part.split(sources, 2)]

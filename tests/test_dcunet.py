@@ -22,20 +22,20 @@ def test_the_literature_network_has_its_parameters():
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("channels", [(1, 1), (3, 5)])
-def test_complex_convolution_equals_complex_arithmetic(transposed, channels):
+@pytest.mark.parametrize("sources, channels_out", [([1], 1), ([3], 5), ([2, 3], 4)])
+def test_complex_convolution_equals_complex_arithmetic(transposed, sources, channels_out):
     torch.manual_seed(0)
     row = Row(1, (5, 3), (2, 2), (2, 1), (1, 0) if transposed else (0, 0))
-    layer = ComplexConv2d(*channels, row, transposed).double()
+    layer = ComplexConv2d(sources, channels_out, row, transposed).double()
     torch.nn.init.normal_(layer.bias)
-    x = torch.randn(2, channels[0], 11, 9, dtype=torch.complex128, requires_grad=True)
+    x = torch.randn(2, sum(sources), 11, 9, dtype=torch.complex128, requires_grad=True)
     kernel = torch.complex(layer.weight_real, layer.weight_imag)
     bias = torch.complex(*layer.bias.chunk(2))
     if transposed:
         expected = F.conv_transpose2d(x, kernel, bias, row.stride, row.padding, row.output_padding)
     else:
         expected = F.conv2d(x, kernel, bias, row.stride, row.padding)
-    got = layer(torch.cat([x.real, x.imag], 1))
+    got = layer(torch.cat([part for source in x.split(sources, 1) for part in (source.real, source.imag)], 1))
     got = torch.complex(*got.chunk(2, 1))
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     for parameter in (layer.weight_real, layer.weight_imag, layer.bias, x):
