@@ -103,13 +103,36 @@ def context_frames() -> int:
 def convolve(planes: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, row: Row,
              transposed: bool) -> torch.Tensor:
     """One row of the table with a real kernel on planes, or with `transposed` its transpose."""
-    if transposed:
-        return F.conv_transpose2d(planes, kernel, bias, row.stride, row.padding, row.output_padding)
-    return F.conv2d(planes, kernel, bias, row.stride, row.padding)
+    if not transposed:
+        return F.conv2d(planes, kernel, bias, row.stride, row.padding)
+    # Apart, since with a bias a transpose in bfloat16 takes five times as long on a processor.
+    made = F.conv_transpose2d(planes, kernel, None, row.stride, row.padding, row.output_padding)
+    # Repeated over the frames it lies like the planes, channels-last or not, and is added in long runs.
+    lies = torch.channels_last if made.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    bias = bias.to(made.dtype).view(1, -1, 1, 1).expand(1, -1, 1, made.shape[-1])
+    return made.add_(bias.contiguous(memory_format=lies))
+
+
+class _Join(torch.autograd.Function):
+    """torch.cat over channels whose gradients are whole again: views of channels-last gradients are slow everywhere."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.channels, ctx.layout = (a.shape[1], b.shape[1]), layout(a)
+        return torch.cat([a, b], 1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return tuple(part.contiguous(memory_format=ctx.layout) for part in gradient.split(ctx.channels, 1))
+
+
+def join(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The planes of two inputs of a layer, whole inputs one after the other, so that they keep their layout."""
+    return _Join.apply(a, b) if torch.is_grad_enabled() else torch.cat([a, b], 1)
 
 
 def layout(planes: torch.Tensor) -> torch.memory_format:
-    """Channels-last where matrix units want it: on CUDA, and in bfloat16 on processors, which are slower so in float32."""
+    """Channels-last where matrix units want it: on CUDA, and in bfloat16 on processors (in float32 it slows them)."""
     matrix_units = planes.is_cuda or torch.is_autocast_enabled("cpu")
     return torch.channels_last if matrix_units else torch.contiguous_format
 
@@ -235,7 +258,6 @@ class DCUNet20(nn.Module):
             skips.append(x)
         skips.pop()
         for k, layer in enumerate(self.decoder):
-            # Whole inputs one after the other: taken apart into real and imaginary planes they would lose their layout.
-            x = layer(torch.cat([x, skips.pop()], 1) if k else x)
-        mask = self.mask(torch.cat([x, skips.pop()], 1))
+            x = layer(join(x, skips.pop()) if k else x)
+        mask = self.mask(join(x, skips.pop()))
         return bounded_mask(mask.to(torch.promote_types(mask.dtype, torch.float32)))
