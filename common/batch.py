@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.audio import AUDIO_SUFFIXES, CLIP_POLICIES, OUTPUT_SUFFIXES, audio_name, list_audio
-from common.checkpoints import load_weights, pretrained_names
+from common.auto import AUTO, model_for
+from common.checkpoints import pretrained_names
 from common.denoising import denoise_file, effective_strength, log_progress
 from common.errors import CallError, UserError
-from common.inference import DEVICES, PRECISIONS, inference_form
+from common.inference import DEVICES, PRECISIONS
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +129,12 @@ def _parser():
     add("inputs", nargs="+", metavar="INPUT", help="audio files, folders or quoted patterns, as 'songs/**/*.flac'")
     add("-o", "--output", required=True, metavar="OUT", help="a file for one input file, else a folder that mirrors "
         "the inputs' tree; finished files in it are skipped")
-    add("--model", required=True, help="a .pth file, or a name from pretrained_weights"
-        f" ({', '.join(pretrained_names()) or 'none yet'})")
+    add("--model", required=True, help="a .pth file, a name from pretrained_weights "
+        f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise")
     add("--strength", type=float, default=1.0, help="share of the noise that is removed, 0 to 1 (default: 1)")
     add("--attenuation-limit-db", type=float, help="make nothing quieter by more than this")
+    add("--no-confidence", dest="confidence", action="store_false", help="take away all that the network takes for "
+        "noise, where it is unsure too")
     add("--residual", action="store_true", help="write what was removed beside the output, as NAME.removed")
     add("--format", choices=[suffix[1:] for suffix in OUTPUT_SUFFIXES], help="format of files in an output folder "
         "(wav if not given)")
@@ -162,11 +165,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = plan(args.inputs, args.output, args.format and f".{args.format}", args.like_input)
     if args.bits:
         _check_bits(args.bits, jobs)
-    model, _ = load_weights(args.model)
-    model = inference_form(model, args.device, args.precision)
+    model_of = model_for(args.model, args.device, args.precision, args.confidence)
 
     def denoise(source, target, residual_path):
-        return denoise_file(model, source, target, args.strength, args.attenuation_limit_db, residual_path, args.clip,
-                            SUBTYPES.get(args.bits), log_progress(source))
+        return denoise_file(model_of(source), source, target, args.strength, args.attenuation_limit_db, residual_path,
+                            args.clip, SUBTYPES.get(args.bits), log_progress(source))
 
     run_jobs(jobs, args.force, args.residual, denoise)

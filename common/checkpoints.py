@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from common.confidence import Confidence
 from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
+from common.labels import weights_name
 from common.model import Denoiser
 from common.stft import STFT
 
@@ -42,14 +44,14 @@ def load_safely(path: str | Path) -> dict:
 
 
 def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
-    """What a weights file holds: format, network and STFT settings, `info` (plain values), tensors, trust.
+    """What a weights file holds: format, network and STFT settings, `info` (plain values), tensors, confidence.
 
     `half` stores floating-point tensors in 16 bits, which halves the file.
     """
     state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
     network = {"width": model.network.width, "product": model.network.product}
     return {"format": FORMAT, "network": network, "stft": model.stft.as_dict(), "info": info, "state": state,
-            "trust": model.trust.cpu()}
+            "confidence": model.confidence and model.confidence.state()}
 
 
 def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = False) -> None:
@@ -72,9 +74,9 @@ def pretrained_names() -> list[str]:
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """A path as it is, or the file of a name in pretrained_weights/, as `white` or `mixed`."""
+    """A path as it is, or the file of a name in pretrained_weights/, as `white`, `class3` or `dog_bark`."""
     path = Path(name_or_path)
-    named = PRETRAINED / f"{name_or_path}.pth"
+    named = PRETRAINED / f"{weights_name(str(name_or_path))}.pth"
     return named if not path.exists() and named.is_file() else path
 
 
@@ -95,8 +97,9 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
     model = Denoiser(DCUNet20(**content["network"]), STFT(**content["stft"]))
     try:
         model.load_state_dict(content["state"])
-        model.trust.copy_(content.get("trust", model.trust).view_as(model.trust))
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"expected the weights of a DCUNet-20 of width {found}, but {path} holds other tensors: "
                         "choose another file") from error
+    if content.get("confidence") is not None:
+        model.confidence = Confidence.from_state(content["confidence"], model.stft.n_bins)
     return model.to(device).eval(), content["info"]

@@ -17,6 +17,7 @@ import numpy as np
 import soxr
 
 from common.audio import AudioError, AudioReader, AudioWriter
+from common.confidence import believed
 from common.errors import CallError
 from common.model import Denoiser
 from common.noise_stream import noise_stream
@@ -104,7 +105,12 @@ def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: i
     share = effective_strength(strength, attenuation_limit_db)
     source = _Tee(blocks)
     to_model = _resampled(source, sample_rate, model.stft.sample_rate)
-    noise = noise_stream(model, to_model, level)
+    if model.confidence is None:
+        noise = noise_stream(model, to_model, level)
+    else:
+        heard = _Tee(to_model)
+        noise = believed(model.confidence, model.stft, (
+            (heard.take(block.shape[-1]), block) for block in noise_stream(model, heard, level) if block.shape[-1]))
     for estimate in _resampled(noise, model.stft.sample_rate, sample_rate):
         original = source.take(estimate.shape[-1])
         if original is not None:

@@ -24,7 +24,7 @@ OFFSET = LEAST_FRAMES % TIME_STRIDE
 
 
 class AnyFrames(nn.Module):
-    """A denoiser's mask: the network, folded, and trust, with padding as arithmetic that an exporter can keep symbolic.
+    """A denoiser's mask: the network, folded, with padding as arithmetic that an exporter can keep symbolic.
 
     Shape: (batch, 2, bins, frames) -> (batch, 2, bins, frames), any batch and number of frames. Up to 99 frames
     (1.1 s) are taken as continued by silence for as long as that; with more, the mask is the denoiser's own.
@@ -34,10 +34,6 @@ class AnyFrames(nn.Module):
         super().__init__()
         self.network, self.n_bins = folded_network(model.network), model.stft.n_bins
         self.fill = valid_length(self.n_bins, FREQUENCY) - self.n_bins
-        # The mask that changes nothing, and how far from it the network's is to lead.
-        neutral = torch.tensor([1.0, float(model.network.product == "elementwise")])
-        self.register_buffer("neutral", neutral[:, None, None])
-        self.register_buffer("trust", model.trust[:, None])
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -48,8 +44,7 @@ class AnyFrames(nn.Module):
         planes = F.pad(planes, (0, LEAST_FRAMES + TIME_STRIDE, 0, self.fill))
         planes = planes.index_select(3, torch.arange(steps * TIME_STRIDE + OFFSET, device=planes.device))
         mask = self.network.fitting(planes)[:, :, : self.n_bins]
-        mask = mask.index_select(3, torch.arange(frames, device=planes.device))
-        return self.neutral + self.trust * (mask - self.neutral)
+        return mask.index_select(3, torch.arange(frames, device=planes.device))
 
 
 def _example(n_bins):

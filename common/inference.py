@@ -77,4 +77,4 @@ def inference_form(model: Denoiser, device: str = "auto", precision: str = "auto
         network = StreamingDCUNet20(network, model.stft.n_bins)
     else:
         network = folded_network(network, dtype)
-    return Denoiser(network, model.stft, model.trust).eval().to(device)
+    return Denoiser(network, model.stft, model.confidence).eval().to(device)

@@ -4,3 +4,8 @@
 CLASS_NAMES = ("air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling",
                "engine_idling", "gun_shot", "jackhammer", "siren", "street_music")
 WHITE, MIXED = "white", "mixed"
+
+
+def weights_name(noise: str) -> str:
+    """The name of the pretrained weights for a noise: class0 ... class9 for UrbanSound8K's classes, else its own."""
+    return f"class{CLASS_NAMES.index(noise)}" if noise in CLASS_NAMES else noise

@@ -322,10 +322,5 @@ def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureVal
     return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)
 
 
-def noisy_validation(pool: Pool, settings: MixtureSettings) -> MixtureSource:
-    """Pairs of the validation split without clean members, for common.trust."""
-    return MixtureSource(pool, replace(settings, clean_target=False, song_speed=(1.0, 1.0)), "validation")
-
-
 def _snr_db(reference, estimate):
     return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from common.confidence import Confidence
 from common.dcunet import PRODUCTS, DCUNet20
 from common.stft import STFT
 
@@ -14,15 +15,13 @@ class Denoiser(nn.Module):
     """The mask network between its transforms, on waveforms at `stft.sample_rate`.
 
     The network sees every waveform at an RMS of 1 and the level is restored afterwards, so that
-    scaling the input scales the output and nothing else. `trust` is the share of the network's noise estimate that is
-    taken away at every frequency, (stft.n_bins,), each 0 to 1 (see common.trust); all of it by default.
+    scaling the input scales the output and nothing else. `confidence` says how much of the noise estimate is to be
+    believed (see common.confidence); forward() gives the network's own word, common.denoising heeds it.
     """
 
-    def __init__(self, network: DCUNet20, stft: STFT, trust: torch.Tensor | None = None):
+    def __init__(self, network: DCUNet20, stft: STFT, confidence: Confidence | None = None):
         super().__init__()
-        self.network, self.stft = network, stft
-        # Not among the weights: what is trained is the network, and a training begins without.
-        self.register_buffer("trust", torch.ones(stft.n_bins) if trust is None else trust.float(), persistent=False)
+        self.network, self.stft, self.confidence = network, stft, confidence
 
     def forward(self, waveform: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
         """Denoise (batch, samples) float32 -> (batch, samples) float32.
@@ -39,7 +38,7 @@ class Denoiser(nn.Module):
 
     def noise(self, mask: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
         """What mask planes (batch, 2, bins, frames) take from a complex spectrum (batch, bins, frames)."""
-        return (spectrum - PRODUCTS[self.network.product](mask, spectrum)) * self.trust[:, None]
+        return spectrum - PRODUCTS[self.network.product](mask, spectrum)
 
 
 def computes_bfloat16_fast(device: str) -> bool:

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.calibration import calibrate
 from common.checkpoints import load_weights, save_weights
 from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
 from common.files import write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE
-from common.mixtures import MixtureSettings, MixtureSource, noisy_validation, pool_validation
+from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.model import Denoiser
 from common.pool import Pool
 from common.stft import STFT
 from common.training import BEST, TrainSettings, train, validate
-from common.trust import settle_trust
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 UNIVERSAL_SHARE = 0.5
 # What every network takes to begin and to be written, besides training and validation.
 STAGE_SECONDS = 3.0
+# Noisy pairs that calibrate a network, to a validation mixture.
+CALIBRATION_SHARE = 4
 FINE_TUNE_LEARNING_RATE = 0.3  # of the universal one
 TARGET_SNR_OFFSET_DB = -5.0, 5.0  # see common.losses
 UNIVERSAL_EPOCHS = 8
@@ -48,9 +50,9 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
     """Train within `minutes` and write `folder`/<noise>.pth, `mixed` being the universal network, and a table.
 
     settings: of the universal network, whose minutes and epochs are set here. Weights are stored in 16 bits, with their
-    trust (see common.trust) where that raises the improvement. Returns the table: for each noise the mean SNR
+    confidence (see common.calibration). Returns the table: for each noise the mean SNR
     improvement in dB of universal and fine-tuned weights over `n_validation` mixtures, which were kept, and what they
-    do with their trust. Raises CallError for noises that the pool cannot train.
+    do with their confidence. Raises CallError for noises that the pool cannot train.
     """
     folder = Path(folder)
     known = trainable(pool)
@@ -67,8 +69,8 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
     universal = folder / "universal" / BEST
 
     def keep(noise, found):
-        source = noisy_validation(pool, _pairs(noise))
-        rows.append(_keep_better(noise, found, folder, source, validations[noise], device))
+        pairs = MixtureSource(pool, _pairs(noise))
+        rows.append(_keep_better(noise, found, folder, pairs, validations[noise], device))
         write_csv(folder / TABLE, rows)
 
     rows = []
@@ -98,8 +100,8 @@ def _plan(folder, minutes, noises, settings, validation, device):
     """Minutes of training for the universal network and for each noise, made once and then kept with the run.
 
     What validations take is measured beforehand: one ends each training, one measures the universal network on each
-    noise, and trust takes as long as two for all. Raises UserError when the folder was planned for something else,
-    CallError when too little is left.
+    noise, and calibrating takes as long as CALIBRATION_SHARE + 1. Raises UserError when the folder was planned for
+    something else, CallError when too little is left.
     """
     path, asked = folder / PLAN, {"minutes": minutes, "noises": list(noises)}
     if path.is_file():
@@ -112,7 +114,7 @@ def _plan(folder, minutes, noises, settings, validation, device):
     validate(model, validation)  # warms up
     started = time.monotonic()
     validate(model, validation)
-    validating = (time.monotonic() - started) / 60 * (3 + 4 * len(noises))
+    validating = (time.monotonic() - started) / 60 * (3 + CALIBRATION_SHARE) * (1 + len(noises))
     net = minutes - validating - STAGE_SECONDS / 60 * (1 + len(noises))
     if net < minutes / 2:
         raise CallError(f"expected half of {minutes:g} minutes for training, but {max(0.0, net):.1f} would be left "
@@ -125,13 +127,14 @@ def _plan(folder, minutes, noises, settings, validation, device):
     return plan
 
 
-def _keep_better(noise, found, folder, source, validation, device):
+def _keep_better(noise, found, folder, pairs, validation, device):
     """Save the weights with the highest improvement; found: name to (path, dB). Returns their row of the table."""
     row = {"noise": noise, "mixtures": validation.n, "universal_db": None, "fine-tuned_db": None}
     row |= {f"{name}_db": gain for name, (_, gain) in found.items()}
     row["kept"] = max(found, key=lambda name: found[name][1])
     model, info = load_weights(found[row["kept"]][0], device)
-    row["with_trust_db"], gain = settle_trust(model, source, validation, found[row["kept"]][1])
+    _, gain = calibrate(model, pairs, validation.source, CALIBRATION_SHARE * validation.n, validation.n)
+    row["with_confidence_db"] = gain
     info |= {"noise": noise, "kept": row["kept"], "validation_snr_improvement_db": gain}
     save_weights(model, folder / f"{noise}.pth", info, half=True)
     return row
@@ -140,9 +143,9 @@ def _keep_better(noise, found, folder, source, validation, device):
 def format_table(rows: Sequence[dict]) -> str:
     """The table of run_recipe as text, do nothing (0 dB) being what it is compared with."""
     lines = [f"{'noise':<18} {'mixtures':>8} {'do nothing':>11} {'universal':>10} {'fine-tuned':>11}  {'kept':<10} "
-             f"{'with trust':>10}"]
+             f"{'confident':>10}"]
     for row in rows:
         tuned = "" if row["fine-tuned_db"] is None else f"{row['fine-tuned_db']:+.2f}"
         lines.append(f"{row['noise']:<18} {row['mixtures']:8d} {'+0.00':>11} {row['universal_db']:+10.2f} {tuned:>11}  "
-                     f"{row['kept']:<10} {row['with_trust_db']:+10.2f}")
+                     f"{row['kept']:<10} {row['with_confidence_db']:+10.2f}")
     return "\n".join(lines)

@@ -3,7 +3,8 @@
     python -m common.training pack SONGS NOISES -o pool         decode once what is mixed during training
     python -m common.training run pool -o Weights               train on a pool, or on a folder of merged pairs
     python -m common.training recipe pool -o weights            a universal network and one for each noise, in minutes
-    python -m common.training publish w.pth pool -o small.pth   weights as one shares them
+    python -m common.training publish w.pth pool -o small.pth   weights as one shares them, with their confidence
+    python -m common.training classify mixed.pth pool           what --model auto listens with, into the same file
 
 `accelerate launch --multi_gpu --num_processes N -m common.training run ...`, or torchrun, trains on several GPUs or
 machines, or with as many processes on one processor.
@@ -15,16 +16,16 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
-from common.checkpoints import load_weights, save_weights
+from common.calibration import calibrate
+from common.checkpoints import find_weights, load_safely, load_weights, save_atomically, save_weights
 from common.cli import Parser, count
 from common.errors import CallError, UserError
 from common.inference import choose_device
-from common.mixtures import MixtureSettings, noisy_validation, pool_sources, pool_validation
+from common.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
 from common.parallel import Processes
 from common.pool import INDEX, Pool
 from common.recipe import format_table, run_recipe
 from common.training import TrainSettings, train, validate
-from common.trust import KEEP, settle_trust
 
 log = logging.getLogger(__name__)
 
@@ -124,13 +125,26 @@ def _publish(args):
     model, info = load_weights(args.model, device)
     pool, mixture = Pool.load(args.data, device), MixtureSettings(**_given(args, MixtureSettings))
     validation = pool_validation(pool, mixture, args.n_validation)
-    model.trust.fill_(1)
-    plain = validate(model, validation)
-    trusted, kept = settle_trust(model, noisy_validation(pool, mixture), validation, plain, args.trust)
+    if args.calibration_pairs:
+        plain, kept = calibrate(model, MixtureSource(pool, mixture), validation.source, args.calibration_pairs,
+                                args.n_validation)
+    else:
+        model.confidence = None
+        plain = kept = validate(model, validation)
     info |= args.info | {"noise": mixture.noise, "validation_snr_improvement_db": kept}
     save_weights(model, args.output, info, half=True)
-    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB with trust; %s written: %+.2f dB, "
-             "%.1f MB", args.n_validation, plain, trusted, args.output, kept, Path(args.output).stat().st_size / 1e6)
+    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published; %s written, %.1f MB",
+             args.n_validation, plain, kept, args.output, Path(args.output).stat().st_size / 1e6)
+
+
+def _classify(args):
+    from common.auto import fit_classifier
+
+    device = choose_device(args.device)
+    classifier = fit_classifier(load_weights(args.model, device)[0], Pool.load(args.data, device), args.n_per_label)
+    path = find_weights(args.model)
+    save_atomically(load_safely(path) | {"classifier": vars(classifier)}, path)
+    log.info("%s: a classifier of noises added", path)
 
 
 def json_object(text):
@@ -144,7 +158,8 @@ def json_object(text):
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m common.training", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, parser_class=Parser, metavar="{pack,unpack,run,recipe,publish}")
+    commands = parser.add_subparsers(required=True, parser_class=Parser,
+                                     metavar="{pack,unpack,run,recipe,publish,classify}")
 
     def command(name, function, text):
         made = commands.add_parser(name, description=text, help=text)
@@ -176,18 +191,23 @@ def _parser():
     add("--minutes", type=float, required=True, help="the budget; call again to go on after a stop")
     add("--noises", nargs="*", help="which to fine-tune for (default: white and all classes of the pool)")
     _add_fields(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
-    add, published = command("publish", _publish, "weights as one shares them: in 16 bits, with trust and a score")
+    add, published = command("publish", _publish, "weights as one shares them: in 16 bits, with confidence and a score")
     add("model", help="a .pth file, or a name from pretrained_weights")
     add("data", help="a pool, of which the validation split is heard")
     add("-o", "--output", required=True, help="the .pth file to write")
-    add("--trust", choices=KEEP, default="auto", help="what share of the noise estimate is noise at every frequency: "
-        "measured, and kept where it raises the improvement (auto), always or never")
+    add("--calibration-pairs", type=int, default=400, help="noisy pairs that tell how far the noise estimate is to be "
+        "believed; 0: always and wholly (default: 400)")
     _add_fields(published, MixtureSettings, ("clean_target", "song_speed"))
+    add, classified = command("classify", _classify, "a classifier of noises for universal weights (--model auto)")
+    add("model", help="a .pth file, or a name from pretrained_weights")
+    add("data", help="a pool")
+    add("--n-per-label", type=count, default=100, help="windows of each noise to learn from (default: 100)")
     for made in (recipe, published):
         made.add_argument("--info", type=json_object, default={}, help="stored with the weights, as "
                           """'{"licence": "CC BY-NC"}'""")
     for made in (run, recipe, published):
         made.add_argument("--n-validation", type=count, default=48, help="mixtures of 3.74 s that measure")
+    for made in (run, recipe, published, classified):
         made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     for made in (run, recipe):
         made.add_argument("--compile", action="store_true", help="through torch.compile")

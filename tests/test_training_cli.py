@@ -39,18 +39,18 @@ def test_pack_and_train_on_a_pool(call, corpus, tmp_path):
 def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, model, tmp_path):
     save_weights(model, tmp_path / "m.pth", {"method": "Noise2Noise"})
     flags = ["-m", "common.training", "publish", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "p.pth", "--noise",
-             "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu"]
-    done = call(*flags, "--info", '{"licence": "CC BY-NC"}')
-    plain, trusted = (float(part) for part in re.search(r"(\S+) dB plain, (\S+) dB with", done.stderr).groups())
+             "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu", "--calibration-pairs"]
+    done = call(*flags, 8, "--info", '{"licence": "CC BY-NC"}')
+    plain, careful = (float(part) for part in re.search(r"(\S+) dB plain, (\S+) dB as", done.stderr).groups())
     published, info = load_weights(tmp_path / "p.pth")
-    assert trusted > plain + 1 and info.pop("validation_snr_improvement_db") == pytest.approx(trusted, abs=0.005)
+    assert careful > plain + 1 and info.pop("validation_snr_improvement_db") == pytest.approx(careful, abs=0.005)
     assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC"}
-    assert published.trust.max() <= 1 and published.trust.mean() < 0.9
+    assert published.confidence.weight.shape == (50,) and published.confidence.weight.abs().max() > 0
     assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()
             if t.is_floating_point()} == {torch.float16}
-    call(*flags, "--trust", "never")
-    untrusted, info = load_weights(tmp_path / "p.pth")
-    assert untrusted.trust.min() == 1 and info["validation_snr_improvement_db"] == pytest.approx(plain, abs=0.005)
+    call(*flags, 0)
+    bold, info = load_weights(tmp_path / "p.pth")
+    assert bold.confidence is None and info["validation_snr_improvement_db"] == pytest.approx(plain, abs=0.005)
 
 
 def test_train_on_merged_pairs(call, merged, tmp_path):
@@ -90,9 +90,7 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypa
         assert model.network.width == 1 and info["kept"] == row["kept"]
         assert row[f"{row['kept']}_db"] == max(row[f"{name}_db"] for name in ("universal", "fine-tuned")
                                                if row[f"{name}_db"] is not None)
-        gains = [row[f"{row['kept']}_db"], row["with_trust_db"]]
-        assert info["validation_snr_improvement_db"] == max(gains)
-        assert (model.trust.min() < 1) == (gains[1] >= gains[0])
+        assert info["validation_snr_improvement_db"] == row["with_confidence_db"]
         state = torch.load(tmp_path / f"{row['noise']}.pth", weights_only=True)["state"]
         assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
     with open(tmp_path / "table.csv", newline="") as file:

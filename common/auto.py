@@ -1,0 +1,160 @@
+"""Which weights fit a song: a classifier that listens to the noise the universal network finds in it.
+
+The probabilities of white noise and of the UrbanSound8K classes are a softmax of linear functions of the features of
+common.confidence, with their fluctuation over time, averaged over windows spread through the song. Where one noise is
+more likely than all others together its weights are taken, else the universal ones, `mixed`. The classifier lies in
+their file, since it hears noises through them.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from common.audio import AudioReader, resample
+from common.checkpoints import find_weights, load_safely, load_weights, pretrained_names
+from common.confidence import WINDOW_SAMPLES, describe, standardised
+from common.errors import UserError
+from common.inference import inference_form
+from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
+from common.mixtures import MixtureSettings, MixtureSource
+from common.model import Denoiser, autocast
+from common.pool import Pool
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+LABELS = (WHITE, *CLASS_NAMES)
+# Of a noise, for its weights to be taken.
+LEAST_PROBABILITY = 0.5
+# Windows of a song that are listened to, evenly spread.
+PROBES = 8
+# Of the squared weights of the standardised features, beside the mean cross-entropy.
+REGULARISATION = 1e-3
+BATCH_SIZE = 4
+# Noises are learned at about their own speed: which they are lies in it.
+NOISE_SPEED = 0.9, 1.1
+
+
+@dataclass(frozen=True)
+class NoiseClassifier:
+    """centre, scale (features,), weight (features, labels), offset (labels,), float32; labels are LABELS."""
+
+    centre: torch.Tensor
+    scale: torch.Tensor
+    weight: torch.Tensor
+    offset: torch.Tensor
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """(windows, features) -> logits of the probabilities of LABELS, (windows, labels)."""
+        return standardised(features, self.centre, self.scale) @ self.weight + self.offset
+
+    def probabilities(self, features: torch.Tensor) -> torch.Tensor:
+        """(windows, features) of one song -> probabilities of LABELS, (labels,)."""
+        return self.logits(features).softmax(1).mean(0)
+
+
+@torch.no_grad()
+def listen(model: Denoiser, windows: torch.Tensor) -> torch.Tensor:
+    """What the universal network tells of windows (batch, samples): the classifier's features, (batch, features)."""
+    with autocast(windows.device):
+        noise = windows - model(windows)
+    return describe(windows, noise, model.stft, fluctuation=True).cpu()
+
+
+def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int, snr_db: tuple[float, float] = (0.0, 25.0),
+                   seed: int = 1) -> NoiseClassifier:
+    """Train on `n_per_label` windows of training songs with each noise, by L-BFGS."""
+    features, labels = [], []
+    for k, label in enumerate(LABELS):
+        source = MixtureSource(pool, MixtureSettings(label, snr_db=snr_db, noise_speed=NOISE_SPEED))
+        for first in range(0, n_per_label, BATCH_SIZE):
+            rows = range(first, min(n_per_label, first + BATCH_SIZE))
+            features.append(listen(model, source.batch(seed, 0, rows, WINDOW_SAMPLES)[0]))
+        labels += [k] * n_per_label
+    return _fit(torch.cat(features).double(), torch.tensor(labels))
+
+
+def _fit(features, labels):
+    centre, scale = features.mean(0), features.std(0).clamp_min(1e-3)
+    weight = torch.zeros(len(centre), len(LABELS), dtype=torch.float64, requires_grad=True)
+    offset = torch.zeros(len(LABELS), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, offset], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        logits = NoiseClassifier(centre, scale, weight, offset).logits(features)
+        value = F.cross_entropy(logits, labels) + REGULARISATION * weight.square().sum()
+        value.backward()
+        return value
+    optimizer.step(loss)
+    return NoiseClassifier(*(x.detach().float() for x in (centre, scale, weight, offset)))
+
+
+def load_classifier(path: str | Path = MIXED) -> NoiseClassifier:
+    """The classifier in a weights file; raises UserError where there is none."""
+    state = load_safely(find_weights(path)).get("classifier")
+    if state is None:
+        raise UserError(f"expected weights with a classifier of noises, but {path} has none: add it with python -m "
+                        "common.training classify")
+    return NoiseClassifier(**state)
+
+
+def choose(probabilities: torch.Tensor, names: Sequence[str]) -> str:
+    """The weights for a song: those of the likeliest noise where it is sure enough and `names` has them, else mixed."""
+    best = int(probabilities.argmax())
+    name = weights_name(LABELS[best])
+    return name if probabilities[best] >= LEAST_PROBABILITY and name in names else MIXED
+
+
+def _probes(path, sample_rate) -> Iterator[np.ndarray]:
+    """Windows (channels, samples) spread evenly over a file, or all of a shorter one."""
+    with AudioReader(path) as reader:
+        length = round(WINDOW_SAMPLES * reader.sample_rate / sample_rate)
+        every = max(1, int(reader.seconds * reader.sample_rate / length) // PROBES)
+        for number, block in enumerate(reader.blocks(length)):
+            whole = block.shape[1] == length or number == 0
+            if whole and number % every == every // 2:
+                yield resample(block, reader.sample_rate, sample_rate)
+
+
+class AutoModel:
+    """The pretrained weights as one: for each file those that fit its noise. `form` gives the model of a name."""
+
+    def __init__(self, form: Callable[[str], Denoiser]):
+        self.form, self.classifier, self.names = form, load_classifier(), pretrained_names()
+
+    def for_file(self, path: str | Path) -> tuple[str, Denoiser]:
+        """The name of the weights for an audio file, and the model, ready to denoise."""
+        mixed = self.form(MIXED)
+        heard = [listen(mixed, torch.from_numpy(window)) for window in _probes(path, mixed.stft.sample_rate)]
+        probabilities = self.classifier.probabilities(torch.cat(heard))
+        name = choose(probabilities, self.names)
+        likeliest = ", ".join(f"{LABELS[k]} {100 * float(probabilities[k]):.0f} %"
+                              for k in probabilities.argsort(descending=True)[:3])
+        log.info("%s: its noise sounds like %s; weights %s", path, likeliest, name)
+        return name, self.form(name)
+
+
+def model_for(name: str, device: str = "auto", precision: str = "auto",
+              confidence: bool = True) -> Callable[[str | Path], Denoiser]:
+    """A function that gives the model for an audio file: always the same one, or with AUTO that which fits its noise.
+
+    name: a .pth file, a name from pretrained_weights, or AUTO. device, precision: see inference_form. Without
+    `confidence` all that the network takes for noise goes.
+    """
+    @functools.cache
+    def form(name):
+        model = load_weights(name)[0]
+        model.confidence = model.confidence if confidence else None
+        return inference_form(model, device, precision)
+    if name == AUTO:
+        auto = AutoModel(form)
+        return lambda path: auto.for_file(path)[1]
+    form(name)  # a wrong name or device is told at once
+    return lambda path: form(name)

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+
+from common import auto, checkpoints
+from common.audio import write_audio
+from common.auto import (
+    LABELS,
+    PROBES,
+    NoiseClassifier,
+    choose,
+    fit_classifier,
+    load_classifier,
+    model_for,
+)
+from common.checkpoints import find_weights, save_atomically, weights_content
+from common.confidence import WINDOW_SAMPLES
+from common.errors import UserError
+from common.labels import CLASS_NAMES, weights_name
+from common.model import Denoiser
+from common.pool import SAMPLE_RATE, SONG, Clip, Pool
+from tests.test_confidence import constant
+
+
+def probabilities(**shares):
+    return torch.tensor([shares.get(label, 0.0) for label in LABELS])
+
+
+def test_weights_follow_a_noise_that_is_likelier_than_all_others():
+    names = ["class3", "class8", "mixed", "white"]
+    assert choose(probabilities(dog_bark=0.6, siren=0.4), names) == "class3"
+    assert choose(probabilities(white=0.9, siren=0.1), names) == "white"
+    assert choose(probabilities(dog_bark=0.45, siren=0.4, white=0.15), names) == "mixed"  # not sure enough
+    assert choose(probabilities(drilling=1.0), names) == "mixed"  # no weights for it
+
+
+def test_weights_are_found_by_number_and_by_noise(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    (tmp_path / "class3.pth").touch()
+    assert find_weights("class3") == find_weights("dog_bark") == tmp_path / "class3.pth"
+    assert [weights_name(name) for name in ("white", "mixed", *CLASS_NAMES)] == ["white", "mixed"] + [
+        f"class{k}" for k in range(10)]
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0, 9.0, 60.0, 300.0])
+def test_windows_are_spread_over_the_song(tmp_path, seconds):
+    n = int(seconds * 22050)
+    write_audio(tmp_path / "song.wav", np.linspace(0, 0.5, n, dtype=np.float32)[None], 22050)
+    heard = list(auto._probes(tmp_path / "song.wav", SAMPLE_RATE))
+    whole = int(seconds * SAMPLE_RATE / WINDOW_SAMPLES)
+    assert min(whole, PROBES) <= len(heard) < 2 * PROBES and len(heard) >= 1
+    means = np.array([window.mean() for window in heard])
+    assert (np.diff(means) > 0).all() and abs(means.mean() - 0.25) < 0.05 + 0.25 * (whole < 3)
+    assert all(window.shape == (1, WINDOW_SAMPLES) for window in heard if whole)
+
+
+@pytest.fixture(scope="module")
+def noise_pool():
+    """Noises that sit in bands of their own, and a low song."""
+    rng, n, clips, parts = np.random.default_rng(0), 4 * SAMPLE_RATE, [], []
+
+    def add(label, name, low, high):
+        spectrum = np.fft.rfft(rng.standard_normal(n))
+        f = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
+        x = np.fft.irfft(spectrum * ((f > low) & (f < high)), n)
+        x = x / np.abs(x).max()
+        clips.append(Clip(name, "train", label, name, 1, n * len(clips), n, float(np.sqrt(np.square(x).mean()))))
+        parts.append(np.rint(x * 32767).astype(np.int16))
+    add(SONG, "song", 50, 800)
+    for k, label in enumerate(CLASS_NAMES):
+        for copy in range(2):
+            add(label, f"{label}{copy}", 1000 * 1.35**k, 1000 * 1.35 ** (k + 0.7))
+    return Pool(clips, torch.from_numpy(np.concatenate(parts)))
+
+
+@pytest.fixture
+def pretrained(tmp_path, monkeypatch, model, noise_pool):
+    """Pretrained weights mixed, with a classifier, and class8."""
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    classifier = fit_classifier(model, noise_pool, 4)
+    save_atomically(weights_content(model, {}) | {"classifier": vars(classifier)}, tmp_path / "weights" / "mixed.pth")
+    save_atomically(weights_content(model, {}), tmp_path / "weights" / "class8.pth")
+    return classifier
+
+
+def test_a_song_gets_the_weights_of_its_noise(pretrained, noise_pool, tmp_path, caplog):
+    assert all(torch.equal(getattr(load_classifier(), k), v) for k, v in vars(pretrained).items())
+    model_of = model_for("auto", "cpu")
+    song = noise_pool.clips[0]
+    for label, expected in (("siren", "class8"), ("drilling", "mixed")):
+        clip = next(c for c in noise_pool.clips if c.label == label)
+        audio = sum(noise_pool.samples[c.start : c.start + c.length].numpy() / 32768 * 0.3 for c in (song, clip))
+        write_audio(tmp_path / f"{label}.wav", audio[None].astype(np.float32), SAMPLE_RATE)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            chosen = model_of(tmp_path / f"{label}.wav")
+        assert f"sounds like {label}" in caplog.text and f"weights {expected}" in caplog.text
+        assert chosen is model_of(tmp_path / f"{label}.wav")  # loaded once
+
+
+def test_without_a_classifier_auto_says_how_to_get_one(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    save_atomically(weights_content(model, {}), tmp_path / "mixed.pth")
+    with pytest.raises(UserError, match="has none: add it with python"):
+        model_for("auto", "cpu")
+
+
+def test_a_model_can_be_had_without_its_confidence(model, tmp_path):
+    path = tmp_path / "m.pth"
+    checkpoints.save_weights(Denoiser(model.network, model.stft, constant(-50)), path, {})
+    assert model_for(str(path), "cpu")("any.wav").confidence is not None
+    assert model_for(str(path), "cpu", confidence=False)("any.wav").confidence is None
+
+
+def test_probabilities_are_those_of_all_windows():
+    classifier = NoiseClassifier(torch.zeros(2), torch.ones(2), 5 * torch.eye(2, len(LABELS)), torch.zeros(len(LABELS)))
+    found = classifier.probabilities(torch.tensor([[50.0, 0.0], [0.0, 50.0]]))
+    assert found.sum() == pytest.approx(1) and float(found[0]) == pytest.approx(0.5, abs=0.01)
