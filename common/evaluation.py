@@ -113,8 +113,9 @@ def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int
     return PairSource(train, workers), PairValidation(validation)
 
 
-def _rows(segment, estimates, baselines, speech):
-    """Metric rows of one segment for every method."""
+def score_segment(segment: Segment, estimates: dict[str, np.ndarray], baselines: Sequence[str] = (),
+                  speech: bool = True) -> list[dict]:
+    """Metric rows of one segment, "do nothing" first, then each estimate (channels, samples), then the baselines."""
     shared = {"segment": segment.name, "song": segment.pair.song, "noise": segment.pair.noise or "unknown",
               "start_seconds": segment.start_seconds}
     estimates = {DO_NOTHING: segment.noisy} | estimates
@@ -129,7 +130,7 @@ def _rows(segment, estimates, baselines, speech):
     return rows
 
 
-def _with_progress(pairs):
+def with_progress(pairs):
     """The pairs, and now and then a line that says how far they are."""
     started = told = time.monotonic()
     for number, pair in enumerate(pairs):
@@ -155,9 +156,9 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
         raise CallError(f"expected models of one sample rate, got {sorted(rates)} Hz: compare them one by one")
     forms = {name: inference_form(model, next(model.parameters()).device.type, "float32")
              for name, model in models.items()}
-    work = (joblib.delayed(_rows)(s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()},
-                                  baselines, speech)
-            for s in segments(_with_progress(pairs), rates.pop(), per_pair))
+    work = (joblib.delayed(score_segment)(
+                s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()}, baselines, speech)
+            for s in segments(with_progress(pairs), rates.pop(), per_pair))
     heavy = speech or baselines
     rows = [row for group in joblib.Parallel(n_jobs=jobs if heavy else 1, max_nbytes=None)(work) for row in group]
     if not rows:

@@ -125,6 +125,41 @@ def quality_against_cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def trade_offs(curves: dict[str, dict]) -> Figure:
+    """Improvement against the share of mixtures made worse, a curve for each of some weights.
+
+    curves: by name, what common.calibration.calibrate returns; the dot is what was chosen, the cross is no confidence.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    for number, (name, found) in enumerate(curves.items()):
+        colour = plt.get_cmap("tab20")(number % 20)
+        chosen = next(row for row in found["trade_off"] if row["shift"] == found["shift"])
+        axes.plot([100 - row["improved_percent"] for row in found["trade_off"]],
+                  [row["improvement_db"] for row in found["trade_off"]], lw=1.2, color=colour, label=name)
+        axes.plot(100 - chosen["improved_percent"], chosen["improvement_db"], "o", color=colour)
+        axes.plot(100 - found["plain_improved_percent"], found["plain_db"], "x", color=colour)
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.set(xlabel="validation mixtures made worse (%)", ylabel="mean SNR improvement (dB)",
+             title="dot: as published, cross: without confidence")
+    figure.legend(loc="outside right center", fontsize=8)
+    return figure
+
+
+def confusion(table: pd.DataFrame) -> Figure:
+    """Which weights were picked (columns) for which noise (rows), in percent of a row's segments."""
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
+    share = 100 * table.div(table.sum(axis=1), axis=0)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(share.to_numpy()):
+        if value >= 0.5:
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", color="white" if value > 55 else "black",
+                      fontsize=8)
+    axes.set_xticks(range(len(share.columns)), share.columns, rotation=60, ha="right")
+    axes.set_yticks(range(len(share.index)), share.index)
+    axes.set(xlabel="weights picked", ylabel="noise", title="percent of the segments of a noise")
+    return figure
+
+
 def training_curves(history: Sequence[dict]) -> Figure:
     """Training loss and validation SNR improvement by epoch; the best epoch is marked."""
     table = pd.DataFrame(history)

@@ -126,8 +126,9 @@ def _publish(args):
     pool, mixture = Pool.load(args.data, device), MixtureSettings(**_given(args, MixtureSettings))
     validation = pool_validation(pool, mixture, args.n_validation)
     if args.calibration_pairs:
-        plain, kept = calibrate(model, MixtureSource(pool, mixture), validation.source, args.calibration_pairs,
-                                args.n_validation)
+        found = calibrate(model, MixtureSource(pool, mixture), validation.source, args.calibration_pairs,
+                          args.n_validation)
+        info["confidence"], plain, kept = found, found["plain_db"], found["improvement_db"]
     else:
         model.confidence = None
         plain = kept = validate(model, validation)

@@ -180,8 +180,10 @@ def test_caution_costs_improvement_and_spares_songs():
 
 
 def test_calibrating_leaves_the_model_with_its_confidence(harmful):
-    plain, careful = calibrate(harmful, Pairs(False), Pairs(True), 12, 6)
-    assert careful > plain + 5
+    found = calibrate(harmful, Pairs(False), Pairs(True), 12, 6)
+    assert found["improvement_db"] > found["plain_db"] + 5 and found["plain_improved_percent"] == 50
+    assert {"shift": found["shift"], "improvement_db": found["improvement_db"]}.items() <= next(
+        row for row in found["trade_off"] if row["shift"] == found["shift"]).items()
     noisy, song = Pairs(True).batch(5, 0, range(1), WINDOW_SAMPLES)  # one that is spoilt
     denoised = denoise(harmful, noisy.numpy(), 44100)
     assert np.square(denoised - song.numpy()).sum() < 2 * float((noisy - song).square().sum())

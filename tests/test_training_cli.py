@@ -44,6 +44,7 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     plain, careful = (float(part) for part in re.search(r"(\S+) dB plain, (\S+) dB as", done.stderr).groups())
     published, info = load_weights(tmp_path / "p.pth")
     assert careful > plain + 1 and info.pop("validation_snr_improvement_db") == pytest.approx(careful, abs=0.005)
+    assert info.pop("confidence")["plain_db"] == pytest.approx(plain, abs=0.005)
     assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC"}
     assert published.confidence.weight.shape == (50,) and published.confidence.weight.abs().max() > 0
     assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()

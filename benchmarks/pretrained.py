@@ -1,0 +1,91 @@
+"""The pretrained weights over the frozen test set: the universal ones, those of the noise, and those that `auto` picks.
+
+    python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32]
+
+SET is what python -m common.evaluation_set wrote. Each with confidence and, for the first two, without. Writes
+metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (which weights
+`auto` picked), trade_offs.png (what confidence costs and spares on validation mixtures, as the weights' files say), and
+improvement_by_noise.png.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from common import plots
+from common.auto import AUTO, choose, listen, load_classifier
+from common.checkpoints import load_weights, pretrained_names
+from common.cli import count, run
+from common.confidence import describe
+from common.evaluation import (
+    format_summary,
+    load_test_pairs,
+    manifest_sha256,
+    markdown_table,
+    score_segment,
+    segments,
+    summarise,
+    with_progress,
+)
+from common.inference import PRECISIONS, inference_form
+from common.labels import MIXED, weights_name
+
+log = logging.getLogger(__name__)
+
+OWN = "weights of the noise"
+UNLIMITED = ", without confidence"
+
+
+def segment_estimates(segment, forms, classifier):
+    """Estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
+    noisy = torch.from_numpy(segment.noisy)
+    own = weights_name(segment.pair.noise)
+    picked = choose(classifier.probabilities(listen(forms[MIXED], noisy)), list(forms))
+    noises, careful = {}, {}
+    for name in {MIXED, own, picked}:
+        form = forms[name]
+        with torch.inference_mode():
+            noises[name] = noisy - form(noisy)
+            careful[name] = noises[name] * float(form.confidence(describe(noisy, noises[name], form.stft)).mean())
+    estimates = {MIXED: careful[MIXED], MIXED + UNLIMITED: noises[MIXED], OWN: careful[own],
+                 OWN + UNLIMITED: noises[own], AUTO: careful[picked]}
+    return {method: (noisy - noise).numpy() for method, noise in estimates.items()}, picked
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", type=Path, help="the frozen test set")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--every", type=count, default=1, help="take every Nth segment only")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks")
+    args = parser.parse_args()
+    loaded = {name: load_weights(name) for name in pretrained_names()}
+    forms = {name: inference_form(model, precision=args.precision) for name, (model, _) in loaded.items()}
+    pairs, classifier, rows, picks = load_test_pairs(args.set), load_classifier(), [], []
+    for segment in segments(with_progress(pairs[:: args.every]), forms[MIXED].stft.sample_rate):
+        estimates, picked = segment_estimates(segment, forms, classifier)
+        rows += score_segment(segment, estimates, speech=False)
+        picks.append({"noise": segment.pair.noise, "picked": picked})
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows, picks = pd.DataFrame(rows), pd.DataFrame(picks)
+    summary = summarise(rows)
+    rows.to_csv(args.output / "metrics.csv", index=False)
+    summary.to_csv(args.output / "summary.csv", index=False)
+    (args.output / "summary.md").write_text(markdown_table(summary) + "\n", encoding="utf-8")
+    table = pd.crosstab(picks.noise, picks.picked)
+    table.to_csv(args.output / "confusion.csv")
+    plots.confusion(table).savefig(args.output / "confusion.png", dpi=80)
+    plots.improvement_bars(summary).savefig(args.output / "improvement_by_noise.png", dpi=80)
+    plots.trade_offs({name: info["confidence"] for name, (_, info) in loaded.items()}).savefig(
+        args.output / "trade_offs.png", dpi=80)
+    print(f"{format_summary(summary)}\n\n{table.to_string()}\n\nmanifest {manifest_sha256(pairs)[:8]}, "
+          f"precision {args.precision}")
+
+
+if __name__ == "__main__":
+    run(main)
