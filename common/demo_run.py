@@ -22,7 +22,7 @@ from common.cli import run
 from common.demo import make_corpus
 from common.errors import CallError, UserError
 from common.evaluation import DENOISED, format_summary
-from common.labels import MIXED, WHITE
+from common.labels import MIXED, WHITE, weights_name
 from common.manifest import read_manifest
 from common.metrics import snr
 from common.noises import folds_by_split
@@ -115,7 +115,8 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
               WIDTH=size.width, EPOCHS=size.epochs, STEPS_PER_EPOCH=size.steps_per_epoch, LEARNING_RATE=LEARNING_RATE)
     test = read_manifest(merged / "test" / "input")
     row = next((r for r in test if r["input_noise_class"] == WHITE), test[0])
-    weights = row["input_noise_class"] if row["input_noise_class"] in pretrained_names() else MIXED
+    weights = weights_name(row["input_noise_class"])
+    weights = weights if weights in pretrained_names() else MIXED
     _step(f"denoise one whole song with the pretrained weights {weights}")
     song, noisy = out / "denoised_song.wav", merged / "test" / "input" / row["input_file"]
     report = _notebook("notebooks/denoising_entire_song.ipynb", out, MODEL_PATH=weights, INPUT_AUDIO_PATH=noisy,

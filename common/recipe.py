@@ -17,7 +17,7 @@ from common.checkpoints import load_weights, save_weights
 from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
 from common.files import write_csv, write_text
-from common.labels import CLASS_NAMES, MIXED, WHITE
+from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.model import Denoiser
 from common.pool import Pool
@@ -47,12 +47,12 @@ def trainable(pool: Pool) -> list[str]:
 def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSettings,
                noises: Sequence[str] | None = None, n_validation: int = 48, device: str = "cpu",
                info: dict | None = None, compiled: bool = False) -> list[dict]:
-    """Train within `minutes` and write `folder`/<noise>.pth, `mixed` being the universal network, and a table.
+    """Train within `minutes`; write `folder`/mixed.pth, the universal network, white.pth, class0.pth ... and a table.
 
     settings: of the universal network, whose minutes and epochs are set here. Weights are stored in 16 bits, with their
-    confidence (see common.calibration). Returns the table: for each noise the mean SNR
-    improvement in dB of universal and fine-tuned weights over `n_validation` mixtures, which were kept, and what they
-    do with their confidence. Raises CallError for noises that the pool cannot train.
+    confidence (see common.calibration). Returns the table: for each noise the mean SNR improvement in dB of universal
+    and fine-tuned weights over `n_validation` mixtures, which were kept, and what they do with their confidence. Raises
+    CallError for noises that the pool cannot train.
     """
     folder = Path(folder)
     known = trainable(pool)
@@ -136,7 +136,7 @@ def _keep_better(noise, found, folder, pairs, validation, device):
     calibration = calibrate(model, pairs, validation.source, CALIBRATION_SHARE * validation.n, validation.n)
     row["with_confidence_db"] = gain = calibration["improvement_db"]
     info |= {"noise": noise, "kept": row["kept"], "validation_snr_improvement_db": gain, "confidence": calibration}
-    save_weights(model, folder / f"{noise}.pth", info, half=True)
+    save_weights(model, folder / f"{weights_name(noise)}.pth", info, half=True)
     return row
 
 

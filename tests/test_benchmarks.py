@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import pandas as pd
 import pytest
 
 
@@ -51,6 +52,21 @@ def test_widths(call, pool_folder, tmp_path):
     assert (tmp_path / "widths.png").stat().st_size > 5000
     assert [row[:4] for row in re.findall(r"^ +(\d) +(\S+) +(NaN|-?[\d.]+) +(\d+) ", call(*flags).stdout, re.M)] == [
         row[:4] for row in rows]  # what is trained stays
+
+
+@pytest.mark.slow
+def test_pretrained(corpus, call, tmp_path):
+    call("-m", "common.evaluation_set", "--songs", corpus[0], "--noises", corpus[1], "-o", tmp_path / "set",
+         "--segments", 2, "--conditions", "white", "siren")
+    done = call("-m", "benchmarks.pretrained", tmp_path / "set", "-o", tmp_path / "out")
+    rows = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    assert set(rows.method) == {"do nothing", "mixed", "mixed, without confidence", "weights of the noise",
+                                "weights of the noise, without confidence", "auto"} and len(rows) == 4 * 6
+    table = pd.read_csv(tmp_path / "out" / "confusion.csv", index_col=0)
+    assert table.to_numpy().sum() == 4 and list(table.index) == ["siren", "white"]
+    assert "manifest" in done.stdout and (tmp_path / "out" / "trade_offs.png").stat().st_size > 5000
+    gains = rows[rows.noise == "white"].groupby("method").snr_improvement_db.mean()
+    assert gains["weights of the noise"] > 1 and gains["do nothing"] == 0
 
 
 @pytest.mark.slow

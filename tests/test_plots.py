@@ -56,6 +56,22 @@ def test_cost_and_quality_of_each_width():
     assert [t.get_text() for t in axes.texts] == ["width 4", "width 8"]
 
 
+def test_trade_offs_mark_what_was_chosen():
+    rows = [{"shift": 0.0, "improvement_db": 2.0, "improved_percent": 80.0, "worse_percent": 15.0},
+            {"shift": -1.0, "improvement_db": 1.9, "improved_percent": 90.0, "worse_percent": 5.0}]
+    found = {"plain_db": 1.5, "plain_improved_percent": 70.0, "shift": -1.0, "improvement_db": 1.9, "trade_off": rows}
+    axes = plots.trade_offs({"white": found, "mixed": found}).axes[0]
+    curves = [line.get_xydata().tolist() for line in axes.lines]
+    assert curves[:3] == [[[20, 2.0], [10, 1.9]], [[10, 1.9]], [[30, 1.5]]] and len(axes.lines) == 7
+
+
+def test_confusion_shows_the_share_of_each_row():
+    table = pd.DataFrame({"class8": [3, 0], "mixed": [1, 5]}, index=["siren", "white"])
+    axes = plots.confusion(table).axes[0]
+    assert [(t.get_text(), t.get_position()) for t in axes.texts] == [
+        ("75", (0, 0)), ("25", (1, 0)), ("100", (1, 1))]
+
+
 def test_bars_have_their_intervals():
     table = pd.DataFrame([
         {"noise": n, "method": m, "improvement_db": g, "interval_low_db": g - 1, "interval_high_db": g + 2}

@@ -12,6 +12,7 @@ import torch
 from common import mixtures
 from common.checkpoints import code_commit, load_weights, save_weights
 from common.errors import CallError, UserError
+from common.labels import weights_name
 from common.pool import Pool
 from common.recipe import run_recipe, trainable
 from common.training import TrainSettings
@@ -87,12 +88,12 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypa
     assert plan["universal_minutes"] == pytest.approx(2 * plan["fine_tuning_minutes"])
     assert [row["noise"] for row in rows] == ["mixed", "white", "siren"]
     for row in rows:
-        model, info = load_weights(tmp_path / f"{row['noise']}.pth")
+        model, info = load_weights(tmp_path / f"{weights_name(row['noise'])}.pth")
         assert model.network.width == 1 and info["kept"] == row["kept"]
         assert row[f"{row['kept']}_db"] == max(row[f"{name}_db"] for name in ("universal", "fine-tuned")
                                                if row[f"{name}_db"] is not None)
         assert info["validation_snr_improvement_db"] == row["with_confidence_db"]
-        state = torch.load(tmp_path / f"{row['noise']}.pth", weights_only=True)["state"]
+        state = torch.load(tmp_path / f"{weights_name(row['noise'])}.pth", weights_only=True)["state"]
         assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
     with open(tmp_path / "table.csv", newline="") as file:
         assert [row["kept"] for row in csv.DictReader(file)] == [row["kept"] for row in rows]
