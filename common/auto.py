@@ -62,9 +62,8 @@ class NoiseClassifier:
 @torch.no_grad()
 def listen(model: Denoiser, windows: torch.Tensor) -> torch.Tensor:
     """What the universal network tells of windows (batch, samples): the classifier's features, (batch, features)."""
-    with autocast(windows.device):
-        noise = windows - model(windows)
-    return describe(windows, noise, model.stft, fluctuation=True).cpu()
+    windows = windows.to(model.device)
+    return describe(windows, windows - model(windows), model.stft, fluctuation=True).cpu()
 
 
 def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int, snr_db: tuple[float, float] = (0.0, 25.0),
@@ -75,7 +74,8 @@ def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int, snr_db: tuple[
         source = MixtureSource(pool, MixtureSettings(label, snr_db=snr_db, noise_speed=NOISE_SPEED))
         for first in range(0, n_per_label, BATCH_SIZE):
             rows = range(first, min(n_per_label, first + BATCH_SIZE))
-            features.append(listen(model, source.batch(seed, 0, rows, WINDOW_SAMPLES)[0]))
+            with autocast(model.device):
+                features.append(listen(model, source.batch(seed, 0, rows, WINDOW_SAMPLES)[0]))
         labels += [k] * n_per_label
     return _fit(torch.cat(features).double(), torch.tensor(labels))
 
@@ -102,7 +102,11 @@ def load_classifier(path: str | Path = MIXED) -> NoiseClassifier:
     if state is None:
         raise UserError(f"expected weights with a classifier of noises, but {path} has none: add it with python -m "
                         "common.training classify")
-    return NoiseClassifier(**state)
+    try:
+        return NoiseClassifier(**state)
+    except TypeError as error:
+        raise UserError(f"expected a classifier of noises of this project in {path}, but it holds something else: add "
+                        "it anew with python -m common.training classify") from error
 
 
 def choose(probabilities: torch.Tensor, names: Sequence[str]) -> str:

@@ -42,11 +42,11 @@ class Windows:
 @torch.no_grad()
 def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 1) -> Windows:
     """What `model` does to `n` windows of a source. Another seed draws other pairs."""
-    device, rows = next(model.parameters()).device, []
+    rows = []
     for first in range(0, n, BATCH_SIZE):
-        noisy, target = (x.to(device) for x in source.batch(seed, 0, range(first, min(n, first + BATCH_SIZE)),
-                                                            WINDOW_SAMPLES))
-        with autocast(device):
+        numbers = range(first, min(n, first + BATCH_SIZE))
+        noisy, target = (x.to(model.device) for x in source.batch(seed, 0, numbers, WINDOW_SAMPLES))
+        with autocast(model.device):
             noise = noisy - model(noisy)
         difference = noisy - target
         products = difference.square(), noise * difference, noise.square()

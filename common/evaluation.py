@@ -154,7 +154,7 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
         raise CallError(f"expected baselines among {', '.join(BASELINES)}, got {', '.join(sorted(unknown))}")
     if len(rates) > 1:
         raise CallError(f"expected models of one sample rate, got {sorted(rates)} Hz: compare them one by one")
-    forms = {name: inference_form(model, next(model.parameters()).device.type, "float32")
+    forms = {name: inference_form(model, model.device.type, "float32")
              for name, model in models.items()}
     work = (joblib.delayed(score_segment)(
                 s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()}, baselines, speech)

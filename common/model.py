@@ -23,6 +23,12 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.stft, self.confidence = network, stft, confidence
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        tensors = (*self.parameters(), *self.buffers())  # a streaming network has none and lies on the processor
+        return tensors[0].device if tensors else torch.device("cpu")
+
     def forward(self, waveform: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
         """Denoise (batch, samples) float32 -> (batch, samples) float32.
 

@@ -36,9 +36,8 @@ def noise_stream(model: Denoiser, blocks: Iterable[np.ndarray], level: np.ndarra
 @torch.inference_mode()
 def chunk_noise(model: Denoiser, audio: np.ndarray, level: np.ndarray) -> np.ndarray:
     """The noise in one chunk (channels, samples) at the model's rate; channels pass as a batch."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    waveform = torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(device)
-    levels = torch.from_numpy(level.astype(np.float32)[:, None]).to(device)
+    waveform = torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(model.device)
+    levels = torch.from_numpy(level.astype(np.float32)[:, None]).to(model.device)
     return (waveform - model(waveform, levels)).cpu().numpy()
 
 
