@@ -141,11 +141,12 @@ def with_progress(pairs):
 
 
 def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: int | None = None, speech: bool = True,
-             baselines: Sequence[str] = (), jobs: int = -1) -> pd.DataFrame:
+             baselines: Sequence[str] = (), jobs: int = -1, precision: str = "float32") -> pd.DataFrame:
     """Score models, and BASELINES by name, on test pairs (their target is the clean song).
 
     Returns one row per segment and method with the columns segment, song, noise, start_seconds, method, METRICS and
-    the improvement of each. `speech` adds PESQ and STOI; `jobs` processes compute the metrics. Raises CallError for an
+    the improvement of each. `speech` adds PESQ and STOI; `jobs` processes compute the metrics; precision: of
+    the networks, see inference_form. Raises CallError for an
     unknown baseline or models of several sample rates, UserError when no segment is loud enough to be scored.
     """
     unknown = set(baselines) - set(BASELINES)
@@ -154,7 +155,7 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
         raise CallError(f"expected baselines among {', '.join(BASELINES)}, got {', '.join(sorted(unknown))}")
     if len(rates) > 1:
         raise CallError(f"expected models of one sample rate, got {sorted(rates)} Hz: compare them one by one")
-    forms = {name: inference_form(model, model.device.type, "float32")
+    forms = {name: inference_form(model, model.device.type, precision)
              for name, model in models.items()}
     work = (joblib.delayed(score_segment)(
                 s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()}, baselines, speech)
