@@ -17,10 +17,11 @@ from common.mixtures import MixtureSource
 from common.model import Denoiser, autocast
 
 BATCH_SIZE = 4
-# Of the squared weights of the standardised features, beside the mean improvement in dB.
-REGULARISATION = 1e-3
+# Of the squared weights of the standardised features, or of their squared distance from those of a prior, which is
+# found from more pairs and for all noises; beside the mean improvement in dB.
+REGULARISATION, PRIOR_REGULARISATION = 1e-3, 1e-2
 # Confidence in odds: shifts to choose among, from bold to cautious, and what the choice may cost in mean improvement.
-SHIFTS = [x / 4 for x in range(8, -17, -1)]
+SHIFTS = [x / 4 for x in range(8, -25, -1)]
 AFFORDED_DB = 0.1
 
 
@@ -56,17 +57,25 @@ def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 
     return Windows(rows[:, :-3], *rows[:, -3:].unbind(1))
 
 
-def fit_confidence(windows: Windows) -> Confidence:
-    """The confidence that leaves the lowest mean error in dB on `windows`, by L-BFGS from full confidence on."""
-    centre, scale = windows.features.mean(0), windows.features.std(0).clamp_min(1e-3)
-    weight = torch.zeros(len(centre), dtype=torch.float64, requires_grad=True)
-    offset = torch.full((), 2.0, dtype=torch.float64, requires_grad=True)
+def fit_confidence(windows: Windows, prior: Confidence | None = None) -> Confidence:
+    """The confidence that leaves the lowest mean error in dB on `windows`, by L-BFGS.
+
+    It begins with, and stays near, the confidence `prior` of other weights, or much of it everywhere.
+    """
+    if prior is None:
+        centre, scale = windows.features.mean(0), windows.features.std(0).clamp_min(1e-3)
+        prior = Confidence(centre, scale, torch.zeros_like(centre), torch.full((), 2.0))
+        strength = REGULARISATION
+    else:
+        strength = PRIOR_REGULARISATION
+    centre, scale, near, offset = (x.double() for x in prior.state().values())
+    weight, offset = near.clone().requires_grad_(), offset.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weight, offset], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss():
         optimizer.zero_grad()
         gains = windows.gains_db(Confidence(centre, scale, weight, offset)(windows.features))
-        value = REGULARISATION * weight.square().sum() - gains.mean()
+        value = strength * (weight - near).square().sum() - gains.mean()
         value.backward()
         return value
     optimizer.step(loss)
@@ -96,15 +105,15 @@ def choose_shift(rows: Sequence[dict]) -> float:
     return max(affordable, key=lambda row: (row["improved_percent"], row["improvement_db"]))["shift"]
 
 
-def calibrate(model: Denoiser, pairs: MixtureSource, validation: MixtureSource, n_pairs: int,
-              n_validation: int) -> dict:
+def calibrate(model: Denoiser, pairs: MixtureSource, validation: MixtureSource, n_pairs: int, n_validation: int,
+              prior: Confidence | None = None) -> dict:
     """Give `model` its confidence: fitted on `n_pairs` noisy pairs, as cautious as pays on validation mixtures.
 
-    validation: with clean targets. Returns plain values for the weights' file: the mean SNR improvement in dB and the
-    percentage of mixtures improved there without confidence (plain_db, plain_improved_percent), all rows of trade_off,
-    and which one was chosen (shift, improvement_db).
+    validation: with clean targets. prior: see fit_confidence. Returns plain values for the weights' file: the mean SNR
+    improvement in dB and the percentage of mixtures improved there without confidence (plain_db,
+    plain_improved_percent), all rows of trade_off, and which one was chosen (shift, improvement_db).
     """
-    fitted = fit_confidence(measure_windows(model, pairs, n_pairs))
+    fitted = fit_confidence(measure_windows(model, pairs, n_pairs), prior)
     windows = measure_windows(model, validation, n_validation, seed=0)
     rows = trade_off(fitted, windows)
     shift = choose_shift(rows)

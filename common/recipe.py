@@ -133,7 +133,8 @@ def _keep_better(noise, found, folder, pairs, validation, device):
     row |= {f"{name}_db": gain for name, (_, gain) in found.items()}
     row["kept"] = max(found, key=lambda name: found[name][1])
     model, info = load_weights(found[row["kept"]][0], device)
-    calibration = calibrate(model, pairs, validation.source, CALIBRATION_SHARE * validation.n, validation.n)
+    prior = None if noise == MIXED else load_weights(folder / f"{MIXED}.pth")[0].confidence
+    calibration = calibrate(model, pairs, validation.source, CALIBRATION_SHARE * validation.n, validation.n, prior)
     row["with_confidence_db"] = gain = calibration["improvement_db"]
     info |= {"noise": noise, "kept": row["kept"], "validation_snr_improvement_db": gain, "confidence": calibration}
     save_weights(model, folder / f"{weights_name(noise)}.pth", info, half=True)

@@ -126,8 +126,9 @@ def _publish(args):
     pool, mixture = Pool.load(args.data, device), MixtureSettings(**_given(args, MixtureSettings))
     validation = pool_validation(pool, mixture, args.n_validation)
     if args.calibration_pairs:
+        prior = load_weights(args.prior)[0].confidence if args.prior else None
         found = calibrate(model, MixtureSource(pool, mixture), validation.source, args.calibration_pairs,
-                          args.n_validation)
+                          args.n_validation, prior)
         info["confidence"], plain, kept = found, found["plain_db"], found["improvement_db"]
     else:
         model.confidence = None
@@ -198,6 +199,8 @@ def _parser():
     add("-o", "--output", required=True, help="the .pth file to write")
     add("--calibration-pairs", type=int, default=400, help="noisy pairs that tell how far the noise estimate is to be "
         "believed; 0: always and wholly (default: 400)")
+    add("--prior", metavar="WEIGHTS", help="published weights from whose confidence to begin: those for all "
+        "noises, where one noise has few pairs")
     _add_fields(published, MixtureSettings, ("clean_target", "song_speed"))
     add, classified = command("classify", _classify, "a classifier of noises for universal weights (--model auto)")
     add("model", help="a .pth file, or a name from pretrained_weights")

@@ -162,6 +162,18 @@ def test_noisy_pairs_teach_where_a_network_is_wrong(windows):
     assert windows[True].gains_db(shifted(confidence, -4)(windows[True].features.float()).double()).min() > gains.min()
 
 
+def test_a_prior_is_left_only_for_a_reason(windows):
+    """Of two windows that say nothing new nothing is learnt, of many that contradict it much."""
+    prior = fit_confidence(windows[False])
+    few = Windows(*(x[:2] for x in vars(windows[False]).values()))
+    near = fit_confidence(few, prior)
+    assert (near.weight - prior.weight).norm() < 0.1 * prior.weight.norm()
+    turned = Confidence(prior.centre, prior.scale, -prior.weight, -prior.offset)
+    mended = fit_confidence(windows[False], turned)
+    gains = [float(windows[True].gains_db(c(windows[True].features.float()).double()).mean()) for c in (turned, mended)]
+    assert gains[1] > gains[0] + 3
+
+
 def test_caution_costs_improvement_and_spares_songs():
     n = 200
     rng = torch.Generator().manual_seed(0)
