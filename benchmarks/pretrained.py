@@ -4,8 +4,8 @@
 
 SET is what python -m common.evaluation_set wrote. Each with confidence and, for the first two, without. Writes
 metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (which weights
-`auto` picked), trade_offs.png (what confidence costs and spares on validation mixtures, as the weights' files say), and
-improvement_by_noise.png.
+`auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (every segment, the
+noise's weights), and trade_offs.png (what confidence costs and spares on validation mixtures, as the weights' files say).
 """
 
 import argparse
@@ -31,7 +31,7 @@ from common.evaluation import (
     with_progress,
 )
 from common.inference import PRECISIONS, inference_form
-from common.labels import MIXED, weights_name
+from common.labels import MIXED, WHITE, weights_name
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,9 @@ def main():
     table.to_csv(args.output / "confusion.csv")
     plots.confusion(table).savefig(args.output / "confusion.png", dpi=80)
     plots.improvement_bars(summary).savefig(args.output / "improvement_by_noise.png", dpi=80)
+    plots.improvement_panels(rows, OWN).savefig(args.output / "improvement_panels.png", dpi=80)
+    for noise, method in ((WHITE, OWN), (MIXED, OWN)):
+        plots.snr_distributions(rows[rows.noise == noise], method).savefig(args.output / f"snr_{noise}.png", dpi=80)
     plots.trade_offs({name: info["confidence"] for name, (_, info) in loaded.items()}).savefig(
         args.output / "trade_offs.png", dpi=80)
     print(f"{format_summary(summary)}\n\n{table.to_string()}\n\nmanifest {manifest_sha256(pairs)[:8]}, "

@@ -125,6 +125,26 @@ def quality_against_cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def improvement_panels(rows: pd.DataFrame, method: str) -> Figure:
+    """Improvement of every segment over its input SNR, a panel for each noise; rows of `evaluate`."""
+    noises = sorted(rows.noise.unique(), key=lambda n: (n != "white", n))
+    columns = min(4, len(noises))
+    lines = -(-len(noises) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 0.4 + 2.3 * lines), sharex=True, sharey=True,
+                                squeeze=False, layout="constrained")
+    for axis in axes.flat[len(noises):]:
+        axis.axis("off")
+    for axis, noise in zip(axes.flat, noises, strict=False):
+        before = rows[(rows.noise == noise) & (rows.method == DO_NOTHING)].set_index("segment").snr_db
+        gains = rows[(rows.noise == noise) & (rows.method == method)].set_index("segment").snr_improvement_db
+        axis.scatter(before.loc[gains.index], gains, s=7, color=COLOURS["denoised"])
+        axis.axhline(0, color="black", lw=0.8)
+        axis.set_title(f"{noise}: {gains.mean():+.2f} dB, {100 * (gains > 0).mean():.0f} % improved", fontsize=9)
+    figure.supxlabel("input SNR (dB)", fontsize=10)
+    figure.supylabel("SNR improvement (dB)", fontsize=10)
+    return figure
+
+
 def trade_offs(curves: dict[str, dict]) -> Figure:
     """Improvement against the share of mixtures made worse, a curve for each of some weights.
 

@@ -56,6 +56,15 @@ def test_cost_and_quality_of_each_width():
     assert [t.get_text() for t in axes.texts] == ["width 4", "width 8"]
 
 
+def test_panels_show_every_segment_of_a_noise():
+    rows = pd.DataFrame([{"method": m, "noise": n, "segment": f"{n}{k}", "snr_db": s, "snr_improvement_db": g}
+                         for k, n in enumerate(("siren", "white", "white"))
+                         for m, s, g in ((DO_NOTHING, 5 + k, 0), (DENOISED, 9, 4 - 3 * k))])
+    axes = plots.improvement_panels(rows, DENOISED).axes
+    assert [ax.get_title() for ax in axes] == ["white: -0.50 dB, 50 % improved", "siren: +4.00 dB, 100 % improved"]
+    assert axes[0].collections[0].get_offsets().tolist() == [[6, 1], [7, -2]]
+
+
 def test_trade_offs_mark_what_was_chosen():
     rows = [{"shift": 0.0, "improvement_db": 2.0, "improved_percent": 80.0, "worse_percent": 15.0},
             {"shift": -1.0, "improvement_db": 1.9, "improved_percent": 90.0, "worse_percent": 5.0}]
