@@ -5,7 +5,7 @@
 SET is what python -m common.evaluation_set wrote. Each with confidence and, for the first two, without. Writes
 metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (which weights
 `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (every segment, the
-noise's weights), and trade_offs.png (what confidence costs and spares on validation mixtures, as the weights' files say).
+noise's weights), and trade_offs.png (what confidence costs and spares on validation mixtures, as the files say).
 """
 
 import argparse
