@@ -12,6 +12,7 @@ import argparse
 import logging
 from pathlib import Path
 
+import joblib
 import pandas as pd
 import torch
 
@@ -66,11 +67,14 @@ def main():
     args = parser.parse_args()
     loaded = {name: load_weights(name) for name in pretrained_names()}
     forms = {name: inference_form(model, precision=args.precision) for name, (model, _) in loaded.items()}
-    pairs, classifier, rows, picks = load_test_pairs(args.set), load_classifier(), [], []
-    for segment in segments(with_progress(pairs[:: args.every]), forms[MIXED].stft.sample_rate):
-        estimates, picked = segment_estimates(segment, forms, classifier)
-        rows += score_segment(segment, estimates, speech=False)
-        picks.append({"noise": segment.pair.noise, "picked": picked})
+    pairs, classifier, picks = load_test_pairs(args.set), load_classifier(), []
+
+    def work():
+        for segment in segments(with_progress(pairs[:: args.every]), forms[MIXED].stft.sample_rate):
+            estimates, picked = segment_estimates(segment, forms, classifier)
+            picks.append({"noise": segment.pair.noise, "picked": picked})
+            yield joblib.delayed(score_segment)(segment, estimates, speech=False)
+    rows = [row for found in joblib.Parallel(n_jobs=-1, max_nbytes=None)(work()) for row in found]
     args.output.mkdir(parents=True, exist_ok=True)
     rows, picks = pd.DataFrame(rows), pd.DataFrame(picks)
     summary = summarise(rows)
