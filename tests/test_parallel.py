@@ -19,14 +19,24 @@ FLAGS = ["--width", "2", "--epochs", "2", "--steps-per-epoch", "4", "--batch-siz
          "--n-validation", "3", "--device", "cpu"]
 
 
-def launch(pool, folder, processes, *flags):
-    """Begin a training as a user would; returns the running process."""
+# The rounding of bfloat16 would hide what several processes may change.
+FLOAT32 = """import common.model
+from common.cli import run
+from common.training_cli import main
+
+common.model.computes_bfloat16_fast = lambda device: False
+run(main)
+"""
+
+
+def launch(pool, folder, processes, *flags, program=("-m", "common.training")):
+    """Begin a training as a user would, or by another program; returns the running process."""
     # For processors too: accelerate would take MPI for them, which not every machine has.
     head = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", processes, "--num_machines", 1,
             "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0] if processes > 1 else []
-    command = [sys.executable, *head, "-m", "common.training", "run", pool, "-o", folder, *FLAGS, *flags]
+    command = [sys.executable, *head, *program, "run", pool, "-o", folder, *FLAGS, *flags]
     return subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                            text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
 
 
 def history(folder):
@@ -37,7 +47,8 @@ def history(folder):
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(pool_folder, tmp_path):
     """T5: same global batch, same batch norm, same validation."""
-    runs = {n: launch(pool_folder, tmp_path / str(n), n) for n in (1, 2)}
+    (tmp_path / "float32.py").write_text(FLOAT32)
+    runs = {n: launch(pool_folder, tmp_path / str(n), n, program=[tmp_path / "float32.py"]) for n in (1, 2)}
     for n, process in runs.items():
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, f"{n} processes: {errors}"
