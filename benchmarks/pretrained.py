@@ -9,7 +9,6 @@ noise's weights), and trade_offs.png (what confidence costs and spares on valida
 """
 
 import argparse
-import logging
 from pathlib import Path
 
 import joblib
@@ -34,15 +33,13 @@ from common.evaluation import (
 from common.inference import PRECISIONS, inference_form
 from common.labels import MIXED, WHITE, weights_name
 
-log = logging.getLogger(__name__)
-
 OWN = "weights of the noise"
 UNLIMITED = ", without confidence"
 
 
 def segment_estimates(segment, forms, classifier):
     """Estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
-    noisy = torch.from_numpy(segment.noisy)
+    noisy = torch.from_numpy(segment.noisy).to(forms[MIXED].device)
     own = weights_name(segment.pair.noise)
     picked = choose(classifier.probabilities(listen(forms[MIXED], noisy)), list(forms))
     noises, careful = {}, {}
@@ -50,10 +47,11 @@ def segment_estimates(segment, forms, classifier):
         form = forms[name]
         with torch.inference_mode():
             noises[name] = noisy - form(noisy)
-            careful[name] = noises[name] * float(form.confidence(describe(noisy, noises[name], form.stft)).mean())
+            features = describe(noisy, noises[name], form.stft).cpu()
+            careful[name] = noises[name] * float(form.confidence(features).mean())
     estimates = {MIXED: careful[MIXED], MIXED + UNLIMITED: noises[MIXED], OWN: careful[own],
                  OWN + UNLIMITED: noises[own], AUTO: careful[picked]}
-    return {method: (noisy - noise).numpy() for method, noise in estimates.items()}, picked
+    return {method: (noisy - noise).cpu().numpy() for method, noise in estimates.items()}, picked
 
 
 def main():

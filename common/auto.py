@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from common.audio import AudioReader, resample
+from common.audio import AudioError, AudioReader, resample
 from common.checkpoints import find_weights, load_safely, load_weights, pretrained_names
 from common.confidence import WINDOW_SAMPLES, describe, standardised
 from common.errors import UserError
@@ -134,9 +134,14 @@ class AutoModel:
         self.form, self.classifier, self.names = form, load_classifier(), pretrained_names()
 
     def for_file(self, path: str | Path) -> tuple[str, Denoiser]:
-        """The name of the weights for an audio file, and the model, ready to denoise."""
+        """The name of the weights for an audio file, and the model, ready to denoise.
+
+        Raises AudioError for a file that cannot be decoded or is empty.
+        """
         mixed = self.form(MIXED)
         heard = [listen(mixed, torch.from_numpy(window)) for window in _probes(path, mixed.stft.sample_rate)]
+        if not heard:
+            raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
         probabilities = self.classifier.probabilities(torch.cat(heard))
         name = choose(probabilities, self.names)
         likeliest = ", ".join(f"{LABELS[k]} {100 * float(probabilities[k]):.0f} %"

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from common import auto, checkpoints
-from common.audio import write_audio
+from common.audio import AudioError, write_audio
 from common.auto import (
     LABELS,
     PROBES,
@@ -97,6 +97,12 @@ def test_a_song_gets_the_weights_of_its_noise(pretrained, noise_pool, tmp_path, 
             chosen = model_of(tmp_path / f"{label}.wav")
         assert f"sounds like {label}" in caplog.text and f"weights {expected}" in caplog.text
         assert chosen is model_of(tmp_path / f"{label}.wav")  # loaded once
+
+
+def test_an_empty_file_gets_one_sentence(pretrained, tmp_path):
+    write_audio(tmp_path / "empty.wav", np.zeros((1, 0), np.float32), SAMPLE_RATE)
+    with pytest.raises(AudioError, match="holds no samples"):
+        model_for("auto", "cpu")(tmp_path / "empty.wav")
 
 
 def test_without_a_classifier_auto_says_how_to_get_one(model, tmp_path, monkeypatch):

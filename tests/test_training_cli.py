@@ -55,6 +55,16 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     assert bold.confidence is None and info["validation_snr_improvement_db"] == pytest.approx(plain, abs=0.005)
 
 
+def test_a_classifier_joins_the_weights_that_it_listens_through(call, pool_folder, model, tmp_path):
+    save_weights(model, tmp_path / "m.pth", {"noise": "mixed"})
+    before = torch.load(tmp_path / "m.pth", weights_only=True)
+    call("-m", "common.training", "classify", tmp_path / "m.pth", pool_folder, "--n-per-label", 2, "--device", "cpu")
+    after = torch.load(tmp_path / "m.pth", weights_only=True)
+    assert after.pop("classifier")["weight"].shape == (100, 11)
+    assert after.keys() == before.keys() and after["info"] == before["info"]
+    assert all(torch.equal(after["state"][name], x) for name, x in before["state"].items())
+
+
 def test_train_on_merged_pairs(call, merged, tmp_path):
     for split in ("train", "validation"):
         (tmp_path / "data").mkdir(exist_ok=True)
