@@ -1,6 +1,6 @@
 """The pretrained weights over the frozen test set: the universal ones, those of the noise, and those that `auto` picks.
 
-    python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32]
+    python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32] [--speech]
 
 SET is what python -m common.evaluation_set wrote. Each with confidence and, for the first two, without. Writes
 metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (which weights
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from common import plots
-from common.auto import AUTO, choose, listen, load_classifier
+from common.auto import AUTO, listen, load_classifier
 from common.checkpoints import load_weights, pretrained_names
 from common.cli import count, run
 from common.confidence import describe
@@ -41,7 +41,7 @@ def segment_estimates(segment, forms, classifier):
     """Estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
     noisy = torch.from_numpy(segment.noisy).to(forms[MIXED].device)
     own = weights_name(segment.pair.noise)
-    picked = choose(classifier.probabilities(listen(forms[MIXED], noisy)), list(forms))
+    picked = classifier.choose(classifier.probabilities(listen(forms[MIXED], noisy)), list(forms))
     noises, careful = {}, {}
     for name in {MIXED, own, picked}:
         form = forms[name]
@@ -54,6 +54,13 @@ def segment_estimates(segment, forms, classifier):
     return {method: (noisy - noise).cpu().numpy() for method, noise in estimates.items()}, picked
 
 
+def score_estimates(segment, estimates, speech):
+    """Rows of score_segment, where only the noise's weights (and doing nothing) get PESQ and STOI, which are slow."""
+    own = {OWN: estimates[OWN]}
+    rest = {method: estimate for method, estimate in estimates.items() if method not in own}
+    return score_segment(segment, own, speech=speech) + score_segment(segment, rest, speech=False)[1:]
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
@@ -62,6 +69,7 @@ def main():
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--every", type=count, default=1, help="take every Nth segment only")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks")
+    parser.add_argument("--speech", action="store_true", help="also PESQ and STOI of the noise's weights")
     args = parser.parse_args()
     loaded = {name: load_weights(name) for name in pretrained_names()}
     forms = {name: inference_form(model, precision=args.precision) for name, (model, _) in loaded.items()}
@@ -71,7 +79,7 @@ def main():
         for segment in segments(with_progress(pairs[:: args.every]), forms[MIXED].stft.sample_rate):
             estimates, picked = segment_estimates(segment, forms, classifier)
             picks.append({"noise": segment.pair.noise, "picked": picked})
-            yield joblib.delayed(score_segment)(segment, estimates, speech=False)
+            yield joblib.delayed(score_estimates)(segment, estimates, args.speech)
     rows = [row for found in joblib.Parallel(n_jobs=-1, max_nbytes=None)(work()) for row in found]
     args.output.mkdir(parents=True, exist_ok=True)
     rows, picks = pd.DataFrame(rows), pd.DataFrame(picks)

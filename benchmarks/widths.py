@@ -1,8 +1,8 @@
 """Quality against cost: networks of several widths after the same steps on the same mixtures.
 
-    python -m benchmarks.widths POOL -o DIR [--width 4 8 16] [--clean-width 8] [--steps 150] [--rounds 5]
+    python -m benchmarks.widths POOL -o DIR [--width 4 8 16] [--clean-width 8] [--noise white] [--steps 150]
 
-Every width is trained on white noise with noisy targets, those of --clean-width also with clean ones on the same draws
+Every width is trained on --noise with noisy targets, those of --clean-width also with clean ones on the same draws
 (Noise2Clean), and measured by the SNR improvement on the same validation mixtures. Then, interleaved and each the
 median of the rounds, the time that denoising takes: seconds per second of mono audio. Goes on where it stopped when
 called again; writes widths.csv, widths.png and the trained weights.
@@ -20,7 +20,7 @@ from common import plots
 from common.checkpoints import load_weights
 from common.cli import count, run
 from common.inference import choose_device, inference_form
-from common.labels import WHITE
+from common.labels import MIXED, WHITE
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.pool import SAMPLE_RATE, Pool
 from common.training import BEST, TrainSettings, train
@@ -30,7 +30,8 @@ AUDIO_SECONDS = 10
 
 def trained(width, clean_target, args, pool, device):
     """The mean SNR improvement in dB of one network."""
-    mixture = MixtureSettings(WHITE, WHITE, target_snr_offset_db=(-5.0, 5.0), clean_target=clean_target)
+    target_noise = WHITE if args.noise == WHITE else MIXED
+    mixture = MixtureSettings(args.noise, target_noise, target_snr_offset_db=(-5.0, 5.0), clean_target=clean_target)
     settings = TrainSettings(width, epochs=1, steps_per_epoch=args.steps, learning_rate=3e-3, warmup_steps=50)
     history = train(settings, MixtureSource(pool, mixture), pool_validation(pool, mixture, args.n_validation),
                     folder(args.output, width, clean_target), device)
@@ -64,6 +65,7 @@ def main():
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--width", type=count, nargs="+", default=[4, 8, 16], help="widths to train")
     parser.add_argument("--clean-width", type=count, nargs="*", default=[8], help="of these, also on clean targets")
+    parser.add_argument("--noise", default=WHITE, help="of the input, as in python -m common.training run")
     for flag, default in (("--steps", 150), ("--n-validation", 48), ("--rounds", 5)):
         parser.add_argument(flag, type=count, default=default)
     args = parser.parse_args()
@@ -79,7 +81,7 @@ def main():
     table["real_time_factor"] = real_time_factors(args.width, args.output, args.rounds, device)
     table.to_csv(args.output / "widths.csv", index=False)
     plots.quality_against_cost(table).savefig(args.output / "widths.png", dpi=80)
-    print(f"white noise, {args.steps} steps, {args.n_validation} validation mixtures, pool {pool.sha256()[:8]}, "
+    print(f"{args.noise} noise, {args.steps} steps, {args.n_validation} validation mixtures, pool {pool.sha256()[:8]}, "
           f"{device}\n{table.to_string(index=False, float_format='%.3f')}")
 
 

@@ -45,7 +45,7 @@ def test_training(call):
 @pytest.mark.slow
 def test_widths(call, pool_folder, tmp_path):
     flags = ["-m", "benchmarks.widths", pool_folder, "-o", tmp_path, "--width", 1, 2, "--clean-width", 2, "--steps", 2,
-             "--n-validation", 2, "--rounds", 1]
+             "--n-validation", 2, "--rounds", 1, "--noise", "mixed"]
     done = call(*flags)
     rows = re.findall(r"^ +(\d) +(\S+) +(NaN|-?[\d.]+) +(\d+) +([\d.]+)$", done.stdout, re.M)
     assert [(row[0], row[2] == "NaN") for row in rows] == [("1", True), ("2", False)]
@@ -58,8 +58,9 @@ def test_widths(call, pool_folder, tmp_path):
 def test_pretrained(corpus, call, tmp_path):
     call("-m", "common.evaluation_set", "--songs", corpus[0], "--noises", corpus[1], "-o", tmp_path / "set",
          "--segments", 2, "--conditions", "white", "siren")
-    done = call("-m", "benchmarks.pretrained", tmp_path / "set", "-o", tmp_path / "out")
+    done = call("-m", "benchmarks.pretrained", tmp_path / "set", "-o", tmp_path / "out", "--speech")
     rows = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    assert set(rows[rows.stoi.notna()].method) == {"do nothing", "weights of the noise"}
     assert set(rows.method) == {"do nothing", "mixed", "mixed, without confidence", "weights of the noise",
                                 "weights of the noise, without confidence", "auto"} and len(rows) == 4 * 6
     table = pd.read_csv(tmp_path / "out" / "confusion.csv", index_col=0)
