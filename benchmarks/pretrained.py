@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from common import plots
-from common.auto import AUTO, listen, load_classifier
+from common.auto import AUTO, choose, listen, load_classifier
 from common.checkpoints import load_weights, pretrained_names
 from common.cli import count, run
 from common.confidence import describe
@@ -41,7 +41,7 @@ def segment_estimates(segment, forms, classifier):
     """Estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
     noisy = torch.from_numpy(segment.noisy).to(forms[MIXED].device)
     own = weights_name(segment.pair.noise)
-    picked = classifier.choose(classifier.probabilities(listen(forms[MIXED], noisy)), list(forms))
+    picked = choose(classifier.probabilities(listen(forms[MIXED], noisy)), list(forms))
     noises, careful = {}, {}
     for name in {MIXED, own, picked}:
         form = forms[name]

@@ -21,7 +21,6 @@ from common.checkpoints import find_weights, load_safely, load_weights, save_ato
 from common.cli import Parser, count
 from common.errors import CallError, UserError
 from common.inference import choose_device
-from common.labels import MIXED, weights_name
 from common.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
 from common.parallel import Processes
 from common.pool import INDEX, Pool
@@ -141,17 +140,13 @@ def _publish(args):
 
 
 def _classify(args):
-    from common.auto import LABELS, fit_classifier
+    from common.auto import fit_classifier
 
     device = choose_device(args.device)
+    classifier = fit_classifier(load_weights(args.model, device)[0], Pool.load(args.data, device), args.n_per_label)
     path = find_weights(args.model)
-    beside = {name: path.with_name(f"{name}.pth") for name in map(weights_name, LABELS)}
-    paths = {MIXED: path} | {name: p for name, p in beside.items() if p.is_file()}
-    candidates = {name: load_weights(p, device)[0] for name, p in paths.items()}
-    classifier = fit_classifier(candidates[MIXED], Pool.load(args.data, device), candidates, args.n_per_label,
-                                args.n_validation)
     save_atomically(load_safely(path) | {"classifier": vars(classifier)}, path)
-    log.info("%s: a classifier of noises added, and what %s gain", path, ", ".join(candidates))
+    log.info("%s: a classifier of noises added", path)
 
 
 def json_object(text):
@@ -214,8 +209,6 @@ def _parser():
     for made in (recipe, published):
         made.add_argument("--info", type=json_object, default={}, help="stored with the weights, as "
                           """'{"licence": "CC BY-NC"}'""")
-    add("--n-validation", type=count, default=48, help="windows of each noise that measure what all weights beside "
-        "the model gain on it (default: 48)")
     for made in (run, recipe, published):
         made.add_argument("--n-validation", type=count, default=48, help="mixtures of 3.74 s that measure")
     for made in (run, recipe, published, classified):

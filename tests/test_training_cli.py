@@ -57,15 +57,10 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
 
 def test_a_classifier_joins_the_weights_that_it_listens_through(call, pool_folder, model, tmp_path):
     save_weights(model, tmp_path / "m.pth", {"noise": "mixed"})
-    for name in ("class3", "epoch_001"):
-        save_weights(model, tmp_path / f"{name}.pth", {})
     before = torch.load(tmp_path / "m.pth", weights_only=True)
-    call("-m", "common.training", "classify", tmp_path / "m.pth", pool_folder, "--n-per-label", 2, "--n-validation", 2,
-         "--device", "cpu")
+    call("-m", "common.training", "classify", tmp_path / "m.pth", pool_folder, "--n-per-label", 2, "--device", "cpu")
     after = torch.load(tmp_path / "m.pth", weights_only=True)
-    classifier = after.pop("classifier")
-    assert classifier["weight"].shape == (100, 11) and classifier["names"] == ("mixed", "class3")
-    assert torch.equal(*classifier["gains_db"].T)  # of the same network
+    assert after.pop("classifier")["weight"].shape == (100, 11)
     assert after.keys() == before.keys() and after["info"] == before["info"]
     assert all(torch.equal(after["state"][name], x) for name, x in before["state"].items())
 
