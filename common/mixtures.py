@@ -131,8 +131,6 @@ class MixtureSource:
         if len(second) == 1 and set(second) <= set(first) - set(SYNTHETIC):
             raise CallError("expected a target noise of another label than the input's, got "
                             f"{settings.target_noise!r} for {settings.noise!r}: set target_noise to mixed")
-        lengths = np.array([clip.length for clip in self.songs], float)
-        self._song_odds = lengths / lengths.sum()
         self._powers = [[pool.block_powers(clip, c) for c in range(clip.channels)] for clip in self.songs]
 
     @property
@@ -171,10 +169,10 @@ class MixtureSource:
         return song, first, self._draw_noise(rng, self._shares[1], snr_db, n_samples, first)
 
     def _draw_song(self, rng, n_samples):
-        """A crop at an RMS of 1 for the whole clip; every second of the songs is as likely as any other."""
+        """A crop at an RMS of 1 for the whole clip; every song is as likely as any other, however long it is."""
         gain = rng.choice([-1.0, 1.0])
         for _ in range(MAX_DRAWS):
-            number = rng.choice(len(self.songs), p=self._song_odds)
+            number = rng.integers(len(self.songs))
             clip = self.songs[number]
             part = self._draw_crop(rng, clip, gain / clip.rms, self.mixture.song_speed, n_samples)
             powers = self._powers[number][part.channel]  # of the blocks that lie wholly in the crop, at least one

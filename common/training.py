@@ -24,6 +24,7 @@ from common.losses import LOSSES
 from common.model import Denoiser, autocast
 from common.parallel import Processes
 from common.stft import STFT
+from common.widening import widen
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,8 @@ class Run:
         network = DCUNet20(settings.width, settings.product)
         self.model = Denoiser(network, stft).to(self.device)
         if start is not None:
-            self.model.load_state_dict(load_weights(start, width=settings.width)[0].state_dict())
+            begun = widen(load_weights(start)[0].network, settings.width)
+            network.load_state_dict(begun.state_dict())
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, betas=settings.betas,
                                            weight_decay=settings.weight_decay, fused=True)
