@@ -100,7 +100,7 @@ class TrainSettings:
 class Run:
     """What changes during a run of `settings` (TrainSettings), and what they say about it.
 
-    processes: who trains; start: weights to begin with, or None.
+    processes: who trains; start: weights to begin with, of this width or a narrower one, or None.
     """
 
     def __init__(self, settings, stft, processes, start):
@@ -292,9 +292,10 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
     """Train, or go on where a run in `folder` stopped, and return the history (one row per epoch).
 
     Writes epoch_NNN.pth and best.pth (averaged weights), history.csv, and last.ckpt at least every
-    `checkpoint_seconds`; with `tensorboard` also curves. start: weights to begin with (fine-tuning). compiled:
-    through torch.compile. Launched as several processes, all train one model. Raises UserError for other settings than
-    the folder's and for a non-finite loss, naming the files; CallError for a batch that the processes cannot share.
+    `checkpoint_seconds`; with `tensorboard` also curves. start: weights to begin with (fine-tuning), of this width or a
+    narrower one. compiled: through torch.compile. Launched as several processes, all train one model. Raises UserError
+    for other settings than the folder's, for wider weights to begin with, and for a non-finite loss, naming the files;
+    CallError for a batch that the processes cannot share.
     """
     folder, processes = Path(folder), Processes(device)
     if settings.minutes and processes.count > 1:

@@ -183,7 +183,7 @@ def _parser():
     add, run = command("run", _run, "train one network, or go on where it stopped")
     add("data", help="a pool, or a folder with train/ and validation/ of merged pairs")
     add("-o", "--output", required=True, help="folder for the weights")
-    add("--start", help="weights to begin with: a .pth file, or a name from pretrained_weights")
+    add("--start", help="weights to begin with, not wider than --width: a .pth file, or a name from pretrained_weights")
     add("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     _add_fields(run, TrainSettings)
     _add_fields(run, MixtureSettings)
