@@ -4,6 +4,7 @@
     python -m common.training run pool -o Weights               train on a pool, or on a folder of merged pairs
     python -m common.training recipe pool -o weights            a universal network and one for each noise, in minutes
     python -m common.training publish w.pth pool -o small.pth   weights as one shares them, with their confidence
+    python -m common.training average a.pth b.pth -o c.pth      the mean of weights fine-tuned from one network
     python -m common.training classify mixed.pth pool           what --model auto listens with, into the same file
 
 `accelerate launch --multi_gpu --num_processes N -m common.training run ...`, or torchrun, trains on several GPUs or
@@ -16,6 +17,7 @@ import logging
 from dataclasses import fields
 from pathlib import Path
 
+from common.averaging import average
 from common.calibration import calibrate
 from common.checkpoints import find_weights, load_safely, load_weights, save_atomically, save_weights
 from common.cli import Parser, count
@@ -120,6 +122,12 @@ def _recipe(args):
     print(format_table(rows))
 
 
+def _average(args):
+    model, info = average(args.models)
+    save_weights(model, args.output, info)
+    log.info("%s: the mean of %d weights files", args.output, len(args.models))
+
+
 def _publish(args):
     device = choose_device(args.device)
     model, info = load_weights(args.model, device)
@@ -161,7 +169,7 @@ def _parser():
     parser = argparse.ArgumentParser(prog="python -m common.training", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, parser_class=Parser,
-                                     metavar="{pack,unpack,run,recipe,publish,classify}")
+                                     metavar="{pack,unpack,run,recipe,average,publish,classify}")
 
     def command(name, function, text):
         made = commands.add_parser(name, description=text, help=text)
@@ -193,6 +201,9 @@ def _parser():
     add("--minutes", type=float, required=True, help="the budget; call again to go on after a stop")
     add("--noises", nargs="*", help="which to fine-tune for (default: white and all classes of the pool)")
     _add_fields(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
+    add, _ = command("average", _average, "the mean of weights that were fine-tuned from one network")
+    add("models", nargs="+", help=".pth files, or names from pretrained_weights; one given twice counts twice")
+    add("-o", "--output", required=True, help="the .pth file to write")
     add, published = command("publish", _publish, "weights as one shares them: in 16 bits, with confidence and a score")
     add("model", help="a .pth file, or a name from pretrained_weights")
     add("data", help="a pool, of which the validation split is heard")
