@@ -1,8 +1,9 @@
 """Pretrained weights within a budget of minutes: one universal network, then a slice of the time for each noise.
 
-The universal network hears all noises; fine-tuning it for one noise is many times shorter than training anew. Every
-stage checkpoints and goes on where it stopped. Validation mixtures, whose songs and recordings no training ever
-heard, decide for each noise whether the fine-tuned weights are better than the universal ones.
+The universal network hears all noises; fine-tuning it for one noise is many times shorter than training anew, and
+the mean of what was fine-tuned is a universal network again (common.averaging). Every stage checkpoints and goes on
+where it stopped. Validation mixtures, whose songs and recordings no training ever heard, decide for each noise which
+of the three is kept.
 """
 
 import json
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.averaging import average
 from common.calibration import calibrate
 from common.checkpoints import load_weights, save_weights
 from common.dcunet import DCUNet20
@@ -35,7 +37,9 @@ CALIBRATION_SHARE = 4
 FINE_TUNE_LEARNING_RATE = 0.3  # of the universal one
 TARGET_SNR_OFFSET_DB = -5.0, 5.0  # see common.losses
 UNIVERSAL_EPOCHS = 8
-PLAN, TABLE = "plan.json", "table.csv"
+PLAN, TABLE, MEAN = "plan.json", "table.csv", "mean.pth"
+# What may be kept for a noise.
+UNIVERSAL, AVERAGED, FINE_TUNED = "universal", "mean", "fine-tuned"
 
 
 def trainable(pool: Pool) -> list[str]:
@@ -47,12 +51,12 @@ def trainable(pool: Pool) -> list[str]:
 def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSettings,
                noises: Sequence[str] | None = None, n_validation: int = 48, device: str = "cpu",
                info: dict | None = None, compiled: bool = False) -> list[dict]:
-    """Train within `minutes`; write `folder`/mixed.pth, the universal network, white.pth, class0.pth ... and a table.
+    """Train within `minutes`; write `folder`/mixed.pth for all noises, white.pth, class0.pth ... and a table.
 
     settings: of the universal network, whose minutes and epochs are set here. Weights are stored in 16 bits, with their
     confidence (see common.calibration). Returns the table: for each noise the mean SNR improvement in dB of universal
-    and fine-tuned weights over `n_validation` mixtures, which were kept, and what they do with their confidence. Raises
-    CallError for noises that the pool cannot train.
+    weights, of the mean of the fine-tuned ones and of its own over `n_validation` mixtures, which were kept, and what
+    they do with their confidence. Raises CallError for noises that the pool cannot train.
     """
     folder = Path(folder)
     known = trainable(pool)
@@ -67,23 +71,25 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
     history = train(settings, MixtureSource(pool, _pairs(MIXED)), validations[MIXED], folder / "universal", device,
                     info | {"noise": MIXED}, compiled=compiled)
     universal = folder / "universal" / BEST
-
-    def keep(noise, found):
-        pairs = MixtureSource(pool, _pairs(noise))
-        rows.append(_keep_better(noise, found, folder, pairs, validations[noise], device))
-        write_csv(folder / TABLE, rows)
-
-    rows = []
-    keep(MIXED, {"universal": (universal, _best(history))})
+    tuned = replace(settings, minutes=plan["fine_tuning_minutes"], epochs=1,
+                    learning_rate=FINE_TUNE_LEARNING_RATE * settings.learning_rate)
+    found = {MIXED: {UNIVERSAL: (universal, _best(history))}}
     for noise in noises:
         log.info("fine-tuning for %s", noise)
-        found = {"universal": (universal, validate(load_weights(universal, device)[0], validations[noise]))}
-        tuned = replace(settings, minutes=plan["fine_tuning_minutes"], epochs=1,
-                        learning_rate=FINE_TUNE_LEARNING_RATE * settings.learning_rate)
         history = train(tuned, MixtureSource(pool, _pairs(noise)), validations[noise], folder / noise, device,
                         info | {"noise": noise}, start=universal, compiled=compiled)
-        found["fine-tuned"] = (folder / noise / BEST, _best(history))
-        keep(noise, found)
+        found[noise] = {FINE_TUNED: (folder / noise / BEST, _best(history)),
+                        UNIVERSAL: (universal, validate(load_weights(universal, device)[0], validations[noise]))}
+    if len(noises) > 1:
+        model, about = average([folder / noise / BEST for noise in noises])
+        save_weights(model, folder / MEAN, about | info)
+        for noise, candidates in found.items():
+            candidates[AVERAGED] = (folder / MEAN, validate(model.to(device), validations[noise]))
+    rows = []
+    for noise, candidates in found.items():
+        pairs = MixtureSource(pool, _pairs(noise))
+        rows.append(_keep_better(noise, candidates, folder, pairs, validations[noise], device))
+        write_csv(folder / TABLE, rows)
     return rows
 
 
@@ -99,9 +105,9 @@ def _best(history):
 def _plan(folder, minutes, noises, settings, validation, device):
     """Minutes of training for the universal network and for each noise, made once and then kept with the run.
 
-    What validations take is measured beforehand: one ends each training, one measures the universal network on each
-    noise, and calibrating takes as long as CALIBRATION_SHARE + 1. Raises UserError when the folder was planned for
-    something else, CallError when too little is left.
+    What validations take is measured beforehand: one ends each training, two measure the universal network and the mean
+    on each noise, and calibrating takes as long as CALIBRATION_SHARE + 1. Raises UserError when the folder was planned
+    for something else, CallError when too little is left.
     """
     path, asked = folder / PLAN, {"minutes": minutes, "noises": list(noises)}
     if path.is_file():
@@ -114,7 +120,7 @@ def _plan(folder, minutes, noises, settings, validation, device):
     validate(model, validation)  # warms up
     started = time.monotonic()
     validate(model, validation)
-    validating = (time.monotonic() - started) / 60 * (3 + CALIBRATION_SHARE) * (1 + len(noises))
+    validating = (time.monotonic() - started) / 60 * (4 + CALIBRATION_SHARE) * (1 + len(noises))
     net = minutes - validating - STAGE_SECONDS / 60 * (1 + len(noises))
     if net < minutes / 2:
         raise CallError(f"expected half of {minutes:g} minutes for training, but {max(0.0, net):.1f} would be left "
@@ -129,7 +135,8 @@ def _plan(folder, minutes, noises, settings, validation, device):
 
 def _keep_better(noise, found, folder, pairs, validation, device):
     """Save the weights with the highest improvement; found: name to (path, dB). Returns their row of the table."""
-    row = {"noise": noise, "mixtures": validation.n, "universal_db": None, "fine-tuned_db": None}
+    row = {"noise": noise, "mixtures": validation.n}
+    row |= {f"{name}_db": None for name in (UNIVERSAL, AVERAGED, FINE_TUNED)}
     row |= {f"{name}_db": gain for name, (_, gain) in found.items()}
     row["kept"] = max(found, key=lambda name: found[name][1])
     model, info = load_weights(found[row["kept"]][0], device)
@@ -143,10 +150,10 @@ def _keep_better(noise, found, folder, pairs, validation, device):
 
 def format_table(rows: Sequence[dict]) -> str:
     """The table of run_recipe as text, do nothing (0 dB) being what it is compared with."""
-    lines = [f"{'noise':<18} {'mixtures':>8} {'do nothing':>11} {'universal':>10} {'fine-tuned':>11}  {'kept':<10} "
-             f"{'confident':>10}"]
+    lines = [f"{'noise':<18} {'mixtures':>8} {'do nothing':>11} {UNIVERSAL:>10} {AVERAGED:>7} {FINE_TUNED:>11}  "
+             f"{'kept':<10} {'confident':>10}"]
     for row in rows:
-        tuned = "" if row["fine-tuned_db"] is None else f"{row['fine-tuned_db']:+.2f}"
-        lines.append(f"{row['noise']:<18} {row['mixtures']:8d} {'+0.00':>11} {row['universal_db']:+10.2f} {tuned:>11}  "
-                     f"{row['kept']:<10} {row['with_confidence_db']:+10.2f}")
+        mean, tuned = ("" if gain is None else f"{gain:+.2f}" for gain in (row["mean_db"], row["fine-tuned_db"]))
+        lines.append(f"{row['noise']:<18} {row['mixtures']:8d} {'+0.00':>11} {row['universal_db']:+10.2f} {mean:>7} "
+                     f"{tuned:>11}  {row['kept']:<10} {row['with_confidence_db']:+10.2f}")
     return "\n".join(lines)

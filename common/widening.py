@@ -33,10 +33,10 @@ def _copy_kernels(old, new):
     """Of one convolution; `new` keeps its random kernels where they lead to channels that `old` has not."""
     inputs = _planes(old.in_channels, new.in_channels, parts=1)
     in_dim, out_dim = (0, 1) if new.transposed else (1, 0)
-    outputs = torch.arange(old.weight_real.shape[out_dim])
+    n_outputs = old.weight_real.shape[out_dim]
     for name in ("weight_real", "weight_imag"):
-        kernel = torch.zeros_like(getattr(new, name).narrow(out_dim, 0, len(outputs)))
-        getattr(new, name).narrow(out_dim, 0, len(outputs)).copy_(kernel.index_copy_(in_dim, inputs, getattr(old, name)))
+        kept = getattr(new, name).narrow(out_dim, 0, n_outputs)
+        kept.zero_().index_copy_(in_dim, inputs, getattr(old, name))
     new.bias[_planes([len(old.bias) // 2], [len(new.bias) // 2])] = old.bias
 
 

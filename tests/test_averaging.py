@@ -34,7 +34,7 @@ def test_networks_of_different_form(tmp_path):
     a, b, c = (tmp_path / f"{name}.pth" for name in "abc")
     write(a), write(b, width=3), write(c, product="elementwise")
     for other in (b, c):
-        with pytest.raises(UserError, match="expected networks of one form, .*: average weights that were fine-tuned"):
+        with pytest.raises(UserError, match=r"expected networks of one form, .*: average weights that were fine-tuned"):
             average([a, other])
 
 

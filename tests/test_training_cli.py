@@ -100,11 +100,15 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypa
     for row in rows:
         model, info = load_weights(tmp_path / f"{weights_name(row['noise'])}.pth")
         assert model.network.width == 1 and info["kept"] == row["kept"]
-        assert row[f"{row['kept']}_db"] == max(row[f"{name}_db"] for name in ("universal", "fine-tuned")
-                                               if row[f"{name}_db"] is not None)
+        gains = [row[f"{name}_db"] for name in ("universal", "mean", "fine-tuned")]
+        assert (gains[2] is None) == (row["noise"] == "mixed") and None not in gains[:2]
+        assert row[f"{row['kept']}_db"] == max(gain for gain in gains if gain is not None)
         assert info["validation_snr_improvement_db"] == row["with_confidence_db"]
         state = torch.load(tmp_path / f"{weights_name(row['noise'])}.pth", weights_only=True)["state"]
         assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
+    white, siren, mean = (load_weights(tmp_path / name)[0].state_dict()["network.mask.weight_real"]
+                          for name in ("white/best.pth", "siren/best.pth", "mean.pth"))
+    assert torch.allclose(mean, (white + siren) / 2, atol=1e-6) and not torch.equal(white, siren)
     with open(tmp_path / "table.csv", newline="") as file:
         assert [row["kept"] for row in csv.DictReader(file)] == [row["kept"] for row in rows]
     epochs = [len(list((tmp_path / name).glob("epoch_*.pth"))) for name in ("universal", "white", "siren")]

@@ -50,7 +50,7 @@ def test_new_channels_learn(narrow):
 
 
 def test_too_wide_to_begin_with(narrow):
-    with pytest.raises(UserError, match="expected a width of at least 2, .* got 1: set a width"):
+    with pytest.raises(UserError, match=r"expected a width of at least 2, .* got 1: set a width"):
         widen(narrow, 1)
 
 
