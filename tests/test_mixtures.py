@@ -55,6 +55,12 @@ def test_rows_are_decided_alone(pool):
     assert "white" in str(made.names(1, 2, range(6), 5000))
 
 
+def test_every_song_is_as_likely_as_any_other(pool):
+    shortened = [replace(clip, length=clip.length // 10) if clip.name == "tone0" else clip for clip in pool.clips]
+    names = source(Pool(shortened, pool.samples)).names(0, 0, range(400), 5000)
+    assert 160 < sum(name.startswith("tone0 ") for name in names) < 240  # by their lengths 36 were
+
+
 def test_mixtures_hold_one_song_and_independent_noises_at_their_snr(pool):
     noisy, target = source(pool, snr_db=(5, 5)).batch(3, 0, range(24), 40000)
     same_noisy, song = source(pool, snr_db=(5, 5), clean_target=True).batch(3, 0, range(24), 40000)
