@@ -1,7 +1,7 @@
 """One network whose weights are the mean of several, which were fine-tuned from one network for different noises.
 
-Such networks lie in one basin, where the mean computes about what the mean of their outputs would be, at the price of
-one: what each of them wrongly takes for its noise is heard by the others as music (model soups, Wortsman et al. 2022).
+Such networks lie so near each other that the mean of their weights computes about what the mean of their outputs
+would be, at the price of one of them (model soups, Wortsman et al. 2022); what each alone takes for noise counts less.
 """
 
 from collections.abc import Sequence

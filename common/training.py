@@ -107,10 +107,9 @@ class Run:
         torch.manual_seed(settings.seed)
         self.settings, self.device = settings, processes.device
         network = DCUNet20(settings.width, settings.product)
-        self.model = Denoiser(network, stft).to(self.device)
         if start is not None:
-            begun = widen(load_weights(start)[0].network, settings.width)
-            network.load_state_dict(begun.state_dict())
+            network.load_state_dict(widen(load_weights(start)[0].network, settings.width).state_dict())
+        self.model = Denoiser(network, stft).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, betas=settings.betas,
                                            weight_decay=settings.weight_decay, fused=True)
