@@ -101,9 +101,9 @@ class AudioReader:
             self.sample_rate, self.channels = self._sndfile.samplerate, self._sndfile.channels
             self.seconds = self._sndfile.frames / self.sample_rate
             self.codec = self._sndfile.subtype.lower()
-            if self.codec == "vorbis":
-                with av.open(str(self.path)) as container:
-                    self.bit_rate = container.streams.audio[0].bit_rate
+            if self.codec in ("vorbis", "opus"):
+                with av.open(str(self.path), metadata_errors="replace") as container:
+                    self.bit_rate = container.streams.audio[0].bit_rate or container.bit_rate
             if self._sndfile.subtype in (*PCM_BITS, "FLOAT", "DOUBLE"):
                 self.subtype = self._sndfile.subtype
 

@@ -59,7 +59,7 @@ def read_tags(path: str | Path) -> Tags:
         if not found.keys() - {"encoder"}:
             found = _ape(path)
     except Exception as error:  # a damaged file can break its parsers in any way
-        log.warning("the tags of %s cannot be read and are left out: %s", path, error)
+        log.warning("the tags of %s cannot be read and are left out (%r)", path, error)
         return Tags()
     text = {}
     for name, value in found.items():
@@ -121,7 +121,7 @@ def write_tags(path: str | Path, tags: Tags, name: str | Path) -> None:
             _append_info(copied, tags.text)
         os.replace(copied, path)
     except Exception as error:  # whatever it is, the audio is worth more
-        log.warning("%s is written without tags: %s", name, error)
+        log.warning("%s is written without tags (%r)", name, error)
     finally:
         copied.unlink(missing_ok=True)
 
@@ -155,13 +155,13 @@ def _fill_id3(file, text, pictures):
 
 def _fill_mp4(file, text, pictures):
     for name, value in text.items():
-        key = NAMES[name][1] if name in NAMES else f"----:com.apple.iTunes:{name}"
-        if key in ("trkn", "disk"):
-            numbers = re.match(r"(\d{1,4})(?:/(\d{1,4}))?", value)
-            if numbers:
-                file.tags[key] = [tuple(int(number or 0) for number in numbers.groups())]
+        numbers = re.fullmatch(r"(\d{1,4})(?:/(\d{1,4}))?", value)
+        if name in ("track", "disc") and numbers:
+            file.tags[NAMES[name][1]] = [tuple(int(number or 0) for number in numbers.groups())]
+        elif name in NAMES and name not in ("track", "disc"):
+            file.tags[NAMES[name][1]] = [value]
         else:
-            file.tags[key] = [value if name in NAMES else value.encode()]
+            file.tags[f"----:com.apple.iTunes:{name}"] = [value.encode()]
     if pictures:
         file.tags["covr"] = [mp4.MP4Cover(data, MP4_PICTURES[_mime(data)]) for _, data in pictures]
 
