@@ -195,7 +195,9 @@ class Encoder:
 
     def __init__(self, path: Path, codec: Codec, sample_rate: int, channels: int, subtype: str | None,
                  layout: str | None, bit_rate: int | None):
-        self._container = av.open(str(path), "w", format=codec.container)
+        # MP4 counts the song in ms where it is not told otherwise, and readers leave out what is beyond that.
+        options = {"movie_timescale": str(sample_rate)} if codec.container == "mp4" else {}
+        self._container = av.open(str(path), "w", format=codec.container, options=options)
         bits = PCM_BITS.get(subtype)
         self._packed, self._dtype = {None: ("flt", np.float32), 16: ("s16", np.int16)}.get(bits, ("s32", np.int32))
         options = {"bits_per_raw_sample": str(bits), "strict": "experimental"} if bits else {}  # 32-bit FLAC is new
