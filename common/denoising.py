@@ -135,9 +135,9 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
                  progress: Callable[[float], None] | None = None) -> dict:
     """Denoise one file into another, block by block; tags go with it.
 
-    The output's format follows its suffix, the sample format is `subtype` (see AudioWriter) or the input's where the
-    suffix allows it. `clip` says what happens to a peak above full scale (see AudioWriter). `residual_path` receives
-    what was removed. `progress` is called with the seconds of audio done.
+    The output's format follows its suffix; codec, sample format, bit rate and channel layout are the input's where the
+    suffix allows it, but `subtype` chooses another sample format and `clip` what happens to a peak above full scale
+    (see AudioWriter). `residual_path` receives what was removed. `progress` is called with the seconds of audio done.
 
     Returns sample_rate, channels, seconds, peak (of the result before `clip`, 1 is full scale), gain (below 1 where
     "rescale" lowered the file), limited_samples and removed_db (level of what was removed against the input).
@@ -146,6 +146,7 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
     if Path(input_path).resolve() == Path(output_path).resolve():
         raise CallError(f"expected an output other than the input, got {output_path} twice: choose another name")
     effective_strength(strength, attenuation_limit_db)
+    tags = read_tags(input_path)
     with AudioReader(input_path) as reader:
         level = measure_level(reader.blocks(BLOCK_SAMPLES))
         if not level.shape:
@@ -153,10 +154,9 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
         rate, channels = reader.sample_rate, reader.channels
         powers, n_done = np.zeros(2), 0
         with ExitStack() as files:
-            output = files.enter_context(AudioWriter(output_path, rate, channels, subtype or reader.subtype, clip,
-                                                     read_tags(input_path)))
+            output = files.enter_context(AudioWriter(output_path, rate, channels, subtype, clip, tags, reader))
             residual = residual_path and files.enter_context(
-                AudioWriter(residual_path, rate, channels, subtype or reader.subtype))
+                AudioWriter(residual_path, rate, channels, subtype, like=reader))
             for denoised, removed in denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level,
                                                     strength, attenuation_limit_db):
                 output.write(denoised)
