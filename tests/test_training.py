@@ -159,7 +159,7 @@ def test_a_branch_goes_on_where_a_run_stands_with_a_falling_rate(data, tmp_path)
     assert train(settings, *data, tmp_path / "branch", branch=tmp_path / "constant") == history
 
 
-def test_prints_are_heard_in_training_and_validated(pool_folder, tmp_path):
+def test_prints_are_heard_in_training_and_validated(pool_folder, tmp_path, precision):
     sources = pool_sources(pool_folder, MixtureSettings(), 4)
     mini = MINI | {"epochs": 1}
     row, = train(TrainSettings(**mini), *sources, tmp_path / "folded")
