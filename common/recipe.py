@@ -21,7 +21,7 @@ from common.files import write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.pool import Pool
-from common.training import BEST, TrainSettings, new_model, train, validate
+from common.training import BEST, IMPROVEMENT, TrainSettings, new_model, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ def _pairs(noise):
 
 
 def _best(history):
-    return max(row["validation_snr_improvement_db"] for row in history)
+    """The improvement, without a print, of the epoch that was kept."""
+    return next(row[IMPROVEMENT] for row in reversed(history) if row["best"])
 
 
 def _plan(folder, minutes, noises, settings, validation, device):

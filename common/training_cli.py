@@ -27,7 +27,7 @@ from common.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_v
 from common.parallel import Processes
 from common.pool import INDEX, Pool
 from common.recipe import format_table, run_recipe
-from common.training import TrainSettings, train, validate
+from common.training import IMPROVEMENT, IMPROVEMENT_WITH_PRINT, TrainSettings, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -148,10 +148,14 @@ def _publish(args):
     else:
         model.confidence = None
         plain = kept = validate(model, validation)
-    info |= args.info | {"noise": mixture.noise, "validation_snr_improvement_db": kept}
+    info |= args.info | {"noise": mixture.noise, IMPROVEMENT: kept}
+    told = ""
+    if model.takes_print:
+        info[IMPROVEMENT_WITH_PRINT] = validate(model, validation, with_print=True)
+        told = f", {info[IMPROVEMENT_WITH_PRINT]:+.2f} dB with noise prints"
     save_weights(model, args.output, info, half=True)
-    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published; %s written, %.1f MB",
-             args.n_validation, plain, kept, args.output, Path(args.output).stat().st_size / 1e6)
+    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published%s; %s written, %.1f MB",
+             args.n_validation, plain, kept, told, args.output, Path(args.output).stat().st_size / 1e6)
 
 
 def _classify(args):
