@@ -10,10 +10,13 @@ from pathlib import Path
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text under a temporary name beside `path`, then rename: a kill leaves the old file or the new one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may write the same
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: str | Path, rows: Sequence[dict], columns: Iterable[str] | None = None) -> None:
