@@ -17,6 +17,7 @@ import soundfile as sf
 import soxr
 
 from common.errors import CallError
+from common.files import c_name
 from common.sinks import ENCODERS, AudioError, open_sink
 from common.tags import Tags, write_tags
 
@@ -76,7 +77,7 @@ class AudioReader:
         self._sndfile = self._container = self.subtype = None
         if self.path.suffix.lower() in SNDFILE_SUFFIXES:
             try:
-                self._sndfile = sf.SoundFile(self.path)
+                self._sndfile = sf.SoundFile(c_name(self.path))
             except sf.LibsndfileError:  # some Ogg files that FFmpeg reads are malformed to libsndfile
                 self._sndfile = None
         if self._sndfile is None:

@@ -8,6 +8,7 @@ import numpy as np
 import soundfile as sf
 
 from common.errors import UserError
+from common.files import c_name
 from common.tags import Tags, add_cover
 
 # The header of a WAV file counts bytes in 32 bits.
@@ -85,7 +86,7 @@ def open_sink(path: Path, suffix: str, sample_rate: int, channels: int, subtype:
             return Encoder(path, suffix, sample_rate, channels, tags)
         if (suffix, subtype) == (".wav", "PCM_16"):
             return Wave16(path, sample_rate, channels)
-        return sf.SoundFile(path, "w", sample_rate, channels, subtype, format=suffix[1:].upper())
+        return sf.SoundFile(c_name(path), "w", sample_rate, channels, subtype, format=suffix[1:].upper())
     except (AudioError, sf.LibsndfileError, av.FFmpegError, ValueError) as error:
         path.unlink(missing_ok=True)
         if isinstance(error, AudioError):
