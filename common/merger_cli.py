@@ -77,7 +77,7 @@ def merge(merger: str, args: argparse.Namespace, source: Callable[[list], NoiseS
     # Absolute: a cluster's workers run elsewhere, and dataset.json is read elsewhere.
     path_songs, path_noises = (path and os.path.abspath(path) for path in (
         args.path_songs, getattr(args, "path_noises", None)))
-    sources = [path for path in (path_songs, path_noises) if path]
+    sources = [args.path_songs, *([args.path_noises] if path_noises else [])]
     check_folders({"--input-dir": args.input_dir, "--target-dir": args.target_dir}, sources)
     settings = MergeSettings(
         merger=merger, split=args.split, path_songs=path_songs, path_noises=path_noises,
