@@ -11,11 +11,10 @@ from common.audio import AUDIO_SUFFIXES, OUTPUT_SUFFIXES, audio_name, list_audio
 from common.errors import CallError
 from common.outputs import check_outputs
 from common.records import is_recorded
+from common.sinks import NEAREST
 
 log = logging.getLogger(__name__)
 
-# What --like-input writes for formats that are read but not written.
-NEAREST = {".aif": ".wav", ".aiff": ".wav", ".mp4": ".m4a", ".aac": ".m4a", ".opus": ".m4a"}
 # Suffixes by which a name means a file that is not written here, and not a folder with a dot in its name.
 OTHER_SUFFIXES = (*AUDIO_SUFFIXES, ".aifc", ".alac", ".amr", ".ape", ".au", ".caf", ".dsf", ".mka", ".mkv", ".mov",
                   ".mp2", ".oga", ".snd", ".w64", ".webm", ".wma", ".wv")
@@ -115,8 +114,8 @@ def plan(inputs: Sequence[str], output: str, suffix: str | None = None, like_inp
     jobs = {}
     for source, place in found:
         own = source.suffix.lower()
-        ending = NEAREST.get(own, own) if like_input else suffix or ".wav"
-        target = out if named else out / place.with_name(place.name + ending)
+        nearest = NEAREST.get(own, own if own in OUTPUT_SUFFIXES else ".wav")
+        target = out if named else out / place.with_name(place.name + (nearest if like_input else suffix or ".wav"))
         removed = target.with_name(f"{target.stem}.removed{target.suffix}") if residual else None
         jobs[os.path.realpath(source), target] = Job(source, target, removed, named)  # some are found twice
     jobs = list(jobs.values())

@@ -19,6 +19,7 @@ from common.confidence import (
     believed,
     describe,
 )
+from common.dcunet import LITERATURE, PLANS
 from common.denoising import denoise
 from common.inference import inference_form
 from common.model import Denoiser
@@ -101,7 +102,7 @@ def test_confidence_travels_with_the_weights(model, varying, tmp_path):
 class TakesHigh(torch.nn.Module):
     """Takes all above some 5 kHz for noise."""
 
-    product = "complex"
+    plan = PLANS[LITERATURE]
 
     def __init__(self):
         super().__init__()
