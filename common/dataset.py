@@ -17,6 +17,7 @@ import torch
 
 from common.audio import AudioError, list_audio, resample
 from common.errors import CallError, UserError
+from common.files import c_name
 from common.manifest import CLEAN, read_manifest
 from common.pool import SAMPLE_RATE
 from common.signals import SILENT_RMS
@@ -161,7 +162,7 @@ class PairSource:
 def _read_crop(path, position, channel, n_samples):
     """A crop of `n_samples` at SAMPLE_RATE from a relative position; a short file is continued with zeros."""
     try:
-        with sf.SoundFile(path) as file:
+        with sf.SoundFile(c_name(path)) as file:
             n_native = -(-n_samples * file.samplerate // SAMPLE_RATE)
             file.seek(int(position * max(0, file.frames - n_native + 1)))
             audio = file.read(n_native, dtype="float32", always_2d=True)[:, int(channel * file.channels)]

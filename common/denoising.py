@@ -21,6 +21,7 @@ from common.confidence import believed
 from common.errors import CallError
 from common.model import Denoiser
 from common.noise_stream import noise_stream
+from common.outputs import check_outputs
 from common.tags import read_tags
 
 log = logging.getLogger(__name__)
@@ -35,14 +36,15 @@ MAX_CHANNELS = 64
 def effective_strength(strength: float, attenuation_limit_db: float | None) -> float:
     """The share of the noise estimate that is subtracted.
 
-    With an attenuation limit of L dB a component that the mask removes altogether is still kept at
-    -L dB: the share is at most 1 - 10**(-L/20).
+    An attenuation limit of L dB mixes the input back in: the output is a of the input and 1 - a of the denoised sound,
+    a = 10**(-L/20). What would be removed altogether is then L dB quieter. It is no bound for every tone and moment:
+    where the network turns the phase of what it keeps, that and the input's share can cancel.
     """
     if not 0 <= strength <= 1:
         raise CallError(f"expected a strength between 0 (input unchanged) and 1 (all noise removed), got {strength}")
     if attenuation_limit_db is None:
         return strength
-    if attenuation_limit_db < 0:
+    if not attenuation_limit_db >= 0:
         raise CallError(f"expected an attenuation limit of at least 0 dB, got {attenuation_limit_db}")
     return min(strength, 1 - 10 ** (-attenuation_limit_db / 20))
 
@@ -143,8 +145,8 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
     "rescale" lowered the file), limited_samples and removed_db (level of what was removed against the input).
     Raises AudioError for a file that cannot be read or written; no half file stays under the output's name.
     """
-    if Path(input_path).resolve() == Path(output_path).resolve():
-        raise CallError(f"expected an output other than the input, got {output_path} twice: choose another name")
+    check_outputs([(path, what) for path, what in ((output_path, "the result"), (residual_path, "what is removed"))
+                   if path], [input_path])
     effective_strength(strength, attenuation_limit_db)
     tags = read_tags(input_path)
     with AudioReader(input_path) as reader:
@@ -172,20 +174,38 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
             "gain": output.gain, "limited_samples": output.limited, "removed_db": removed_db}
 
 
+def removed_words(removed_db: float) -> str:
+    """The removed_db of denoise_file in words."""
+    if np.isnan(removed_db):
+        return "the file is silent"
+    if np.isneginf(removed_db):
+        return "nothing was removed"
+    return f"what was removed is {abs(removed_db):.1f} dB {'below' if removed_db < 0 else 'above'} the input's level"
+
+
 def log_progress(input_path: str | Path, every_seconds: float = 10.0) -> Callable[[float], None]:
-    """A `progress` function that logs now and then how much is done and how long it takes still."""
+    """A `progress` function that logs now and then how much is done and how long it takes still.
+
+    The time left is told from what was done since the first call: what was before, as measuring levels, comes once.
+    """
     with AudioReader(input_path) as reader:
         total = reader.seconds
-    started = last = time.monotonic()
+    last, first = time.monotonic(), None
 
     def report(done):
         """Log, if it is time to."""
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
-        if now - last > every_seconds and done:
-            last = now
-            left = (now - started) * (total / done - 1) if total else float("nan")
-            log.info("%.0f of %.0f s of audio done, about %.0f s left", done, total, max(0.0, left))
+        first = first or (now, done)
+        if now - last <= every_seconds:
+            return
+        last, took, more = now, now - first[0], done - first[1]
+        of_all, left = "", ""
+        if total >= done:  # what a header says may be missing or wrong
+            of_all = f" of {total:.0f}"
+            if more > 0 and took >= every_seconds:  # in less time a burst of blocks would pass for the speed
+                left = f", about {took * (total - done) / more:.0f} s left"
+        log.info("%.0f%s s of audio done%s", done, of_all, left)
 
     return report
 

@@ -29,6 +29,7 @@ from common.noises import (
     WhiteNoises,
     parse_clip,
 )
+from common.outputs import check_folders
 from common.packing import noise_files
 from common.segment_sets import save_segments
 from common.segments import Candidate, Cut, candidates, evenly
@@ -76,6 +77,7 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
     condition has fewer than `n_segments` pairs.
     """
     folder = Path(folder)
+    check_folders({"--output": folder}, [*songs, *noises])
     files = [path for source in songs for path in songs_for_split(source, "test")]
     clips = _test_clips(noises)
     roots = [os.path.commonpath([os.path.abspath(f) for f in found]) for found in (songs, noises)]
@@ -97,9 +99,11 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
         if len(found) != n_segments:
             raise UserError(f"expected {n_segments} segments in {folder / condition}, got {len(found)} of an earlier "
                             "call: use another folder")
+        shutil.rmtree(folder / "merged" / condition, ignore_errors=True)  # and nothing else that may lie there
         rows += found
         log.info("%s: %d segments", condition, len(found))
-    shutil.rmtree(folder / "merged", ignore_errors=True)
+    if (folder / "merged").is_dir() and not any((folder / "merged").iterdir()):
+        (folder / "merged").rmdir()
     write_csv(folder / INDEX, rows, COLUMNS)
     return rows
 

@@ -40,6 +40,7 @@ from common.manifest import (
 )
 from common.mixing import file_sha256
 from common.noises import Noise, NoiseSource, WhiteNoise
+from common.outputs import check_folders
 from common.signals import RECORDINGS, GaussianNoise, LoopedNoise, SilentError, Song
 from common.songs import song_name, songs_for_split
 from common.workers import pool, uninterrupted
@@ -261,8 +262,7 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     could be used.
     """
     dirs = input_dir, target_dir = Path(input_dir), Path(target_dir)
-    if input_dir.resolve() == target_dir.resolve():
-        raise CallError(f"expected two output folders, but --input-dir and --target-dir are both {input_dir}")
+    check_folders({"--input-dir": input_dir, "--target-dir": target_dir})
     for directory, side in zip(dirs, SIDES, strict=True):
         check_output(directory, side.upper())
     _check_settings(settings, input_dir, target_dir)

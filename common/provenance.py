@@ -19,6 +19,7 @@ from common.errors import CallError, UserError
 from common.manifest import DATASET, MANIFEST, SIDES, Sources, read_rows
 from common.merging import check_output
 from common.mixing import ScaledNoise, file_sha256, write_pair
+from common.outputs import check_folders
 from common.signals import Song
 from common.workers import pool, uninterrupted
 
@@ -91,6 +92,7 @@ def regenerate(manifest: str | Path, input_dir: str | Path, target_dir: str | Pa
     are there already are kept. Raises UserError when a source is missing or changed, or when bytes differ.
     """
     manifest, dirs = Path(manifest), (Path(input_dir), Path(target_dir))
+    check_folders(dict(zip(("--input-dir", "--target-dir"), dirs, strict=True)))
     rows = _merger_rows(manifest)
     for directory, side in zip(dirs, SIDES, strict=True):
         check_output(directory, side.upper())

@@ -24,10 +24,11 @@ from common.cli import Parser, count
 from common.errors import CallError, UserError
 from common.inference import choose_device
 from common.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
+from common.outputs import check_outputs
 from common.parallel import Processes
-from common.pool import INDEX, Pool
+from common.pool import INDEX, SAMPLES, Pool
 from common.recipe import format_table, run_recipe
-from common.training import IMPROVEMENT, IMPROVEMENT_WITH_PRINT, TrainSettings, train, validate
+from common.training import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, TrainSettings, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def _sources(args, device):
 
 
 def _run(args):
+    _check_weights(Path(args.output) / BEST, [args.start])
     # Asked for here, since every process keeps its pool on its own GPU.
     device = Processes(choose_device(args.device)).device
     source, validation = _sources(args, device)
@@ -108,9 +110,14 @@ def _run(args):
 
 
 def _pack(args):
+    from common.audio import list_audio
     from common.packing import compact, pack
 
-    pool = pack([args.songs, *args.also_songs], [args.noises, *args.also_noises], args.output, args.jobs)
+    songs, noises = [args.songs, *args.also_songs], [args.noises, *args.also_noises]
+    outputs = [(Path(args.output) / SAMPLES, "the pool"), (Path(args.output) / INDEX, "its index")]
+    check_outputs(outputs + [(args.compact, "--compact")] * bool(args.compact),
+                  [path for folder in songs + noises for path in list_audio(folder)])
+    pool = pack(songs, noises, args.output, args.jobs)
     if args.compact:
         compact(pool, args.compact, args.megabytes, args.jobs)
 
@@ -118,6 +125,7 @@ def _pack(args):
 def _unpack(args):
     from common.packing import unpack
 
+    check_outputs([(Path(args.output) / SAMPLES, "the pool")], [args.file])
     unpack(args.file, args.output)
 
 
@@ -129,13 +137,20 @@ def _recipe(args):
     print(format_table(rows))
 
 
+def _check_weights(output, read):
+    """Refuse to write weights over those that they come from."""
+    check_outputs([(output, "the weights")], [find_weights(name) for name in read if name])
+
+
 def _average(args):
+    _check_weights(args.output, args.models)
     model, info = average(args.models)
     save_weights(model, args.output, info)
     log.info("%s: the mean of %d weights files", args.output, len(args.models))
 
 
 def _publish(args):
+    _check_weights(args.output, [args.model, args.prior])
     device = choose_device(args.device)
     model, info = load_weights(args.model, device)
     pool, mixture = Pool.load(args.data, device), MixtureSettings(**_given(args, MixtureSettings))
