@@ -17,9 +17,9 @@ from pathlib import Path
 from common.cli import count, run
 from common.dataset import pairs_in
 from common.errors import UserError
-from common.files import write_csv
+from common.files import read_rows, write_csv
 from common.labels import CLASS_NAMES, MIXED, WHITE
-from common.manifest import read_manifest, read_rows
+from common.manifest import number_in, read_manifest
 from common.merging import MergeSettings, build_dataset
 from common.noises import (
     SPLITS,
@@ -64,7 +64,7 @@ def _test_clips(folders) -> list[NoiseClip]:
 def _row(condition, row):
     """A line of the index; 64 bits of a hash are enough to tell files apart."""
     return {"condition": condition} | {c: row[c] for c in COLUMNS[1:]} | {
-        "input_snr_db": f"{float(row['input_snr_db']):.3f}", "start_seconds": f"{float(row['start_seconds']):.3f}",
+        **{c: f"{number_in(row, c):.3f}" for c in ("input_snr_db", "start_seconds")},
         **{c: row[c][:16] for c in HASHES}}
 
 
@@ -106,7 +106,8 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
 
 def check(folder: str | Path, published: str | Path) -> int:
     """Compare a set's index with a published one; returns the number of segments. Raises UserError if they differ."""
-    ours, theirs = ({(r["condition"], r["pair_id"]): r for r in read_rows(path)}
+    ours, theirs = ({(r["condition"], r["pair_id"]): r
+                     for r in read_rows(path, ("condition", "pair_id", *HASHES))}
                     for path in (Path(folder) / INDEX, published))
     different = [key for key in {*ours, *theirs}
                  if key not in ours or key not in theirs or any(ours[key][h] != theirs[key][h] for h in HASHES)]

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from common.checkpoints import code_commit, load_safely, load_weights, save_atomically, save_weights
@@ -23,6 +22,7 @@ from common.files import write_csv
 from common.losses import LOSSES
 from common.model import Denoiser, autocast
 from common.parallel import Processes
+from common.seeds import stream
 from common.stft import STFT
 from common.widening import widen
 
@@ -178,7 +178,7 @@ def train_step(run: Run, source: Source, processes: Processes) -> None:
     rows = processes.rows(settings.batch_size)
     noisy, target = (x.to(device, non_blocking=True) for x in source.batch(
         settings.seed, run.step, rows, _crop_samples(run)))
-    jitter = np.random.default_rng([settings.seed, run.step]).uniform(-1, 1, (settings.batch_size, 1))[rows]
+    jitter = stream(settings.seed, "level", run.step).uniform(-1, 1, (settings.batch_size, 1))[rows]
     jitter = torch.from_numpy(10 ** (jitter * settings.level_jitter_db / 20)).float().to(device, non_blocking=True)
     for group in run.optimizer.param_groups:
         group["lr"] = settings.learning_rate * learning_rate_factor(run.step, run.progress(), settings.warmup_steps)

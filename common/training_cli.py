@@ -103,7 +103,8 @@ def _run(args):
 def _pack(args):
     from common.packing import compact, pack
 
-    pool = pack([args.songs, *args.also_songs], [args.noises, *args.also_noises], args.output, args.jobs)
+    pool = pack([args.songs, *args.also_songs], [args.noises, *args.also_noises], args.output, args.jobs,
+                args.strict)
     if args.compact:
         compact(pool, args.compact, args.megabytes, args.jobs)
 
@@ -185,6 +186,7 @@ def _parser():
     add("--compact", metavar="FILE", help="also write the pool as a small file for another machine")
     add("--megabytes", type=float, default=50, help="size of that file")
     add("--jobs", type=int, default=-1, help="processes, -1 for all cores")
+    add("--strict", action="store_true", help="a file that cannot be used ends it")
     add, _ = command("unpack", _unpack, "a pool from its small file (needs soundfile)")
     add("file", help="what pack --compact wrote")
     add("-o", "--output", required=True, help="folder of the pool")
