@@ -16,6 +16,7 @@ from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
 from common.model import Denoiser, autocast
 from common.pool import FULL_SCALE, POWER_BLOCK, SAMPLE_RATE, SEGMENT_SAMPLES, SONG, Clip, Pool
+from common.silence import measurable
 
 # Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises up to some 4 kHz.
 # Below 20 Hz, which nobody hears, nothing grows any further.
@@ -294,8 +295,9 @@ class MixtureValidation:
         """The names of the songs and of the noise recordings."""
         return self.source.heard()
 
-    def gains(self, model: Denoiser, part: slice) -> list[float]:
-        """SNR improvement in dB of every mixture of `part`; `model` lies where the pool does."""
+    def gains(self, model: Denoiser, part: slice) -> list[float | None]:
+        """SNR improvement in dB of every mixture of `part`, None without song or noise; `model` lies where the pool does.
+        """
         found, numbers = [], range(self.n)[part]
         device = str(self.source.pool.samples.device)
         for first in range(0, len(numbers), self.batch_size):
@@ -303,8 +305,10 @@ class MixtureValidation:
             noisy, clean = self.source.batch(self.seed, 0, rows, self.n_samples)
             with torch.inference_mode(), autocast(device):
                 estimate = model(noisy)
-            found.append(_snr_db(clean, estimate) - _snr_db(clean, noisy))
-        return torch.cat(found).tolist() if found else []
+            before = _snr_db(clean, noisy)
+            gains = (_snr_db(clean, estimate) - before).tolist()
+            found += [gain if heard else None for gain, heard in zip(gains, measurable(before).tolist(), strict=True)]
+        return found
 
 
 def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: int, device: str = "cpu"

@@ -50,7 +50,7 @@ class Denoiser(nn.Module):
 def computes_bfloat16_fast(device: str) -> bool:
     """Whether the device multiplies bfloat16 in hardware; elsewhere it is many times slower than float32."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +20,12 @@ from common.checkpoints import code_commit, load_safely, load_weights, save_atom
 from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
 from common.files import write_csv
+from common.locks import locked
 from common.losses import LOSSES
 from common.model import Denoiser, autocast
 from common.parallel import Processes
 from common.seeds import stream
+from common.silence import LEFT_OUT
 from common.stft import STFT
 from common.widening import widen
 
@@ -52,8 +55,8 @@ class Source(Protocol):
 class Validation(Protocol):
     """What chooses the best epoch."""
 
-    def gains(self, model: Denoiser, part: slice) -> list[float]:
-        """SNR improvements in dB over that part of the validation examples."""
+    def gains(self, model: Denoiser, part: slice) -> list[float | None]:
+        """SNR improvements in dB over that part of the validation examples; None where song or noise is silent."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class TrainSettings:
 class Run:
     """What changes during a run of `settings` (TrainSettings), and what they say about it.
 
-    processes: who trains; start: weights to begin with, of this width or a narrower one, or None.
+    processes: who trains; start: a network's state to begin with, or None.
     """
 
     def __init__(self, settings, stft, processes, start):
@@ -108,7 +111,7 @@ class Run:
         self.settings, self.device = settings, processes.device
         network = DCUNet20(settings.width, settings.product)
         if start is not None:
-            network.load_state_dict(widen(load_weights(start)[0].network, settings.width).state_dict())
+            network.load_state_dict(start)
         self.model = Denoiser(network, stft).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, betas=settings.betas,
@@ -159,17 +162,33 @@ def _plain(settings, source, start):
     return json.loads(json.dumps(everything))
 
 
-def _resume(run, settings, path):
-    """Load a checkpoint into `run`; raises UserError when it was made with other settings."""
-    content = load_safely(path)
-    before = content.get("settings", {})
-    changed = [f"{k} was {before.get(k)!r} and is {settings.get(k)!r}" for k in dict.fromkeys((*settings, *before))
-               if before.get(k) != settings.get(k)]
+def _checkpoint(folder, plain):
+    """The checkpoint in a folder, None where no run was begun; raises UserError when it is damaged or of others."""
+    path, epochs = folder / LAST, sorted(folder.glob("epoch_*.pth"))
+    if not path.is_file():
+        if epochs:
+            raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without {LAST}: "
+                            "choose another folder")
+        return None
+    try:
+        content = load_safely(path)
+        before = content["settings"]
+    except (UserError, KeyError) as error:
+        raise _damaged(path) from error
+    changed = [f"{k} was {before.get(k)!r} and is {plain.get(k)!r}" for k in dict.fromkeys((*plain, *before))
+               if before.get(k) != plain.get(k)]
     if changed:
-        raise UserError(f"expected the settings with which {path.parent} was begun, but {'; '.join(changed)}: use the "
+        raise UserError(f"expected the settings with which {folder} was begun, but {'; '.join(changed)}: use the "
                         "same ones or another folder for the weights")
-    run.load(content)
-    log.info("resuming %s at step %d", path, run.step)
+    return content
+
+
+def _damaged(path):
+    """The error for a checkpoint that cannot be used."""
+    epochs = sorted(path.parent.glob("epoch_*.pth"))
+    advice = f"train on from {epochs[-1]} with --start, into another folder" if epochs else "remove it to begin anew"
+    return UserError(f"expected the whole state of a run in {path}, but it is damaged or something else: put a copy in "
+                     f"its place, or {advice}")
 
 
 def train_step(run: Run, source: Source, processes: Processes) -> None:
@@ -211,34 +230,77 @@ def _average(run):
     torch._foreach_lerp_([averaged[i] for i in moving], [current[i] for i in moving], 1 - decay)
 
 
-def _check_finite(run, source, processes):
-    """Raise UserError, naming what was in the batch, if a loss since the last check was not finite."""
-    step = int(run.first_bad_step)
-    if step >= 0:
-        names = source.names(run.settings.seed, step, processes.rows(run.settings.batch_size), _crop_samples(run))
-        raise UserError(f"expected a finite loss, got another at step {step} with {', '.join(names)}: check these, or "
-                        "lower the learning rate")
+class _Looks:
+    """When losses are looked at, and the state is saved every so many seconds.
 
-
-def validate(model: Denoiser, validation: Validation, processes: Processes | None = None) -> float:
-    """Mean SNR improvement in dB over validation examples, shared out over the processes.
-
-    Raises UserError when there is none to measure.
+    The first process decides by its clock, and says how many steps to go on before the next look: if the others asked at
+    every step, all would wait for each other, and for the device, at every step.
     """
-    processes = processes or Processes()
+
+    def __init__(self, seconds, step):
+        self.seconds, self.next = seconds, step + 1
+        self.saved, self.last = time.monotonic(), (step, time.monotonic())
+
+    def decide(self, step):
+        """Whether to save now, and the steps to the next look: half of what the pace leaves."""
+        now, (before, then) = time.monotonic(), self.last
+        self.last = step, now
+        left = self.seconds - (now - self.saved)
+        pace = (now - then) / max(1, step - before)
+        return left < 0, min(1e9, max(1, left / 2 // max(pace, 1e-6)))
+
+
+def _look(run, source, processes, looks):
+    """Whether it is time to save; raises UserError, naming what was in the batch, at a loss that was not finite."""
+    found = torch.zeros(processes.count + 2, dtype=torch.float64, device=run.device)
+    found[processes.rank] = run.first_bad_step + 1
+    if processes.first:
+        found[-2:] = torch.tensor(looks.decide(run.step))
+    *bad, save, wait = processes.sum(found).tolist()
+    looks.next = run.step + int(wait)
+    if any(bad):  # gradients are common: the others follow a step later
+        step, size = int(min(n for n in bad if n)) - 1, run.settings.batch_size
+        names = [name for rank, n in enumerate(bad) if n == step + 1
+                 for name in source.names(run.settings.seed, step, processes.rows(size, rank), _crop_samples(run))]
+        processes.stop(UserError(f"expected a finite loss, got another at step {step} with {', '.join(names)}: check "
+                                 "these, or lower the learning rate"))
+    return bool(save)
+
+
+def measure(model: Denoiser, validation: Validation, processes: Processes) -> tuple[float, int, int]:
+    """Mean SNR improvement in dB over validation examples, shared out over the processes; NaN when there is none.
+
+    And how many there are, and how many of them were left out because song or noise is silent.
+    """
     gains = validation.gains(model, slice(processes.rank, None, processes.count))
-    total, n = processes.sum(torch.tensor([sum(gains), len(gains)], dtype=torch.float64, device=processes.device))
-    if not n:
-        raise UserError("expected validation segments above -60 dBFS, but all are silent: check the validation set")
-    return float(total / n)
+    heard = [gain for gain in gains if gain is not None]
+    sums = torch.tensor([sum(heard), len(heard), len(gains)], dtype=torch.float64, device=processes.device)
+    total, n, n_all = processes.sum(sums).tolist()
+    return total / n if n else math.nan, int(n_all), int(n_all - n)
+
+
+def validate(model: Denoiser, validation: Validation) -> float:
+    """Mean SNR improvement in dB over validation examples in one process; NaN, and a warning, when there is none."""
+    mean, n, silent = measure(model, validation, Processes())
+    if silent:
+        log.info(LEFT_OUT, "validation", silent, n)
+    if math.isnan(mean):
+        log.warning("no validation example holds a song and a noise: nothing was measured")
+    return mean
+
+
+def best_epoch(history: list[dict]) -> dict:
+    """The row of a history whose weights are in best.pth."""
+    return [row for row in history if row["best"]][-1]
 
 
 def _finish_epoch(run, validation, folder, info, processes):
     """Validate; write the epoch's weights, mark the best, extend the history. Returns the new row."""
     epoch, settings = len(run.history) + 1, run.settings
-    improvement = validate(run.average, validation, processes)
+    improvement, n, silent = measure(run.average, validation, processes)
     losses = processes.sum(run.epoch_loss) / processes.count
-    best = improvement > max((h["validation_snr_improvement_db"] for h in run.history), default=-math.inf)
+    measured = [gain for h in run.history if math.isfinite(gain := h["validation_snr_improvement_db"])]
+    best = not measured or improvement > max(measured)  # while nothing could be measured, the last
     steps = run.step - run.epoch_start[0]
     row = {"epoch": epoch, "steps": run.step, "train_loss": float(losses) / steps,
            "validation_snr_improvement_db": improvement, "learning_rate": run.optimizer.param_groups[0]["lr"],
@@ -248,6 +310,10 @@ def _finish_epoch(run, validation, folder, info, processes):
     run.epoch_start = (run.step, run.seconds)
     if not processes.first:
         return row
+    if silent and epoch == 1:
+        log.info(LEFT_OUT, "validation", silent, n)
+    if best and not math.isfinite(improvement):
+        log.warning("no validation improvement is finite: the last epoch counts as the best one")
     info = info | {"epoch": epoch, "steps": run.step, "validation_snr_improvement_db": improvement}
     save_weights(run.average, folder / f"epoch_{epoch:03d}.pth", info)
     if best:
@@ -273,15 +339,25 @@ def _tensorboard(folder, step):
     return write
 
 
-def _prepare(folder, settings, plain, stft, processes, start):
-    """The run in `folder`, new or resumed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, stft, processes, start)
-    if (folder / LAST).is_file():
-        _resume(run, plain, folder / LAST)
-    elif any(folder.glob("epoch_*.pth")):
-        raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without {LAST}: "
-                        "choose another folder")
+def _begin(folder, settings, plain, stft, processes, start):
+    """The run in `folder`, new or resumed: what the first process finds there, in all of them."""
+    def find():
+        state = None if start is None else widen(load_weights(start)[0].network, settings.width).state_dict()
+        return plain, _checkpoint(folder, plain), state
+
+    theirs, content, state = processes.share(find)
+    if theirs != plain:
+        different = [name for name in dict.fromkeys((*plain, *theirs)) if plain.get(name) != theirs.get(name)]
+        raise UserError(f"expected settings and data as in the first process, but process {processes.rank} has another "
+                        f"{', '.join(different)}: give all of them the same")
+    run = Run(settings, stft, processes, state)
+    if content is not None:
+        try:
+            run.load(content)
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            processes.stop(_damaged(folder / LAST))
+        if processes.first:
+            log.info("resuming %s at step %d", folder / LAST, run.step)
     return run
 
 
@@ -293,8 +369,8 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
     Writes epoch_NNN.pth and best.pth (averaged weights), history.csv, and last.ckpt at least every
     `checkpoint_seconds`; with `tensorboard` also curves. start: weights to begin with (fine-tuning), of this width or a
     narrower one. compiled: through torch.compile. Launched as several processes, all train one model. Raises UserError
-    for other settings than the folder's, for wider weights to begin with, and for a non-finite loss, naming the files;
-    CallError for a batch that the processes cannot share.
+    for other settings than the folder's, for a damaged last.ckpt, for wider weights to begin with, and for a non-finite
+    loss, naming the files; CallError for a batch that the processes cannot share, and while another run has the folder.
     """
     folder, processes = Path(folder), Processes(device)
     if settings.minutes and processes.count > 1:
@@ -302,25 +378,34 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
                         "steps_per_epoch")
     processes.rows(settings.batch_size)
     plain = _plain(settings, source, start)
-    run = _prepare(folder, settings, plain, stft or STFT(), processes, start)
-    if processes.first and processes.count > 1:
-        log.info("%d processes, %d rows of each batch in this one", processes.count, len(processes.rows(
-            settings.batch_size)))
-    if compiled:
-        run.model.network.compile()
-    curves = _tensorboard(folder / TENSORBOARD if tensorboard and processes.first else None, run.step)
     info = (info or {}) | {"method": "Noise2Clean" if source.clean_target else "Noise2Noise", "settings": plain,
                            "commit": code_commit()}
-    began, last_saved = time.monotonic() - run.seconds, run.seconds
-    log_every = max(1, settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
+    with ExitStack() as held:
+        processes.share(lambda: held.enter_context(locked(folder)))
+        run = _begin(folder, settings, plain, stft or STFT(), processes, start)
+        if processes.first and processes.count > 1:
+            log.info("%d processes, %d rows of each batch in this one", processes.count, len(processes.rows(
+                settings.batch_size)))
+        if compiled:
+            run.model.network.compile()
+        curves = _tensorboard(folder / TENSORBOARD if tensorboard and processes.first else None, run.step)
+        _train(run, source, validation, folder, info, processes, curves, checkpoint_seconds)
+        processes.wait()
+    return run.history
+
+
+def _train(run, source, validation, folder, info, processes, curves, checkpoint_seconds):
+    """All steps that are left."""
+    settings, began = run.settings, time.monotonic() - run.seconds
+    looks, log_every = _Looks(checkpoint_seconds, run.step), max(1, run.settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
     while run.progress() < 1:
         train_step(run, source, processes)
         run.seconds = time.monotonic() - began
         ended, done = run.epochs_done() > len(run.history), run.step - run.epoch_start[0]
-        save = ended or run.seconds - last_saved > checkpoint_seconds
-        if save or done % log_every == 0:
-            _check_finite(run, source, processes)
-        if done % log_every == 0 and not ended:
+        save, told = ended, done % log_every == 0
+        if ended or told or run.step >= looks.next:
+            save |= _look(run, source, processes, looks)
+        if told and not ended:
             loss = float(run.epoch_loss) / done
             curves(run.step, {"loss": loss, "learning rate": run.optimizer.param_groups[0]["lr"]})
             if processes.first:
@@ -332,10 +417,8 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
                               row["validation_snr_improvement_db"]})
             run.seconds = time.monotonic() - began
         if save and processes.first:
-            save_atomically({"settings": plain} | run.state(), folder / LAST)
-            last_saved = run.seconds
-    processes.wait()
-    return run.history
+            save_atomically({"settings": info["settings"]} | run.state(), folder / LAST)
+            looks.saved = time.monotonic()
 
 
 if __name__ == "__main__":
