@@ -19,6 +19,7 @@ from common.dataset import pairs_in
 from common.errors import UserError
 from common.files import read_rows, write_csv
 from common.labels import CLASS_NAMES, MIXED, WHITE
+from common.locks import locked
 from common.manifest import number_in, read_manifest
 from common.merging import MergeSettings, build_dataset
 from common.noises import (
@@ -129,7 +130,8 @@ def main():
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS, help="(default: all)")
     parser.add_argument("--check", help="the index of a published set to compare with")
     args = parser.parse_args()
-    build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
+    with locked(args.output):
+        build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
     if args.check:
         log.info("%d segments are those of %s", check(args.output, args.check), args.check)
 

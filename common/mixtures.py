@@ -296,8 +296,7 @@ class MixtureValidation:
         return self.source.heard()
 
     def gains(self, model: Denoiser, part: slice) -> list[float | None]:
-        """SNR improvement in dB of every mixture of `part`, None without song or noise; `model` lies where the pool does.
-        """
+        """SNR improvement in dB of each mixture of `part`, None without song or noise; `model` lies beside the pool."""
         found, numbers = [], range(self.n)[part]
         device = str(self.source.pool.samples.device)
         for first in range(0, len(numbers), self.batch_size):

@@ -167,8 +167,8 @@ def _checkpoint(folder, plain):
     path, epochs = folder / LAST, sorted(folder.glob("epoch_*.pth"))
     if not path.is_file():
         if epochs:
-            raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without {LAST}: "
-                            "choose another folder")
+            raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without "
+                            f"{LAST}: choose another folder")
         return None
     try:
         content = load_safely(path)
@@ -233,8 +233,8 @@ def _average(run):
 class _Looks:
     """When losses are looked at, and the state is saved every so many seconds.
 
-    The first process decides by its clock, and says how many steps to go on before the next look: if the others asked at
-    every step, all would wait for each other, and for the device, at every step.
+    The first process decides by its clock, and says how many steps to go on before the next look: if the others asked
+    at every step, all would wait for each other, and for the device, at every step.
     """
 
     def __init__(self, seconds, step):
@@ -252,12 +252,13 @@ class _Looks:
 
 def _look(run, source, processes, looks):
     """Whether it is time to save; raises UserError, naming what was in the batch, at a loss that was not finite."""
-    found = torch.zeros(processes.count + 2, dtype=torch.float64, device=run.device)
-    found[processes.rank] = run.first_bad_step + 1
+    found = torch.zeros(processes.count + 3, dtype=torch.float64, device=run.device)
+    found[processes.rank], found[-1] = run.first_bad_step + 1, run.epoch_loss / processes.count
     if processes.first:
-        found[-2:] = torch.tensor(looks.decide(run.step))
-    *bad, save, wait = processes.sum(found).tolist()
+        found[-3:-1] = torch.tensor(looks.decide(run.step))
+    *bad, save, wait, loss = processes.sum(found).tolist()
     looks.next = run.step + int(wait)
+    run.epoch_loss.fill_(loss)  # of all, for one checkpoint is that of all
     if any(bad):  # gradients are common: the others follow a step later
         step, size = int(min(n for n in bad if n)) - 1, run.settings.batch_size
         names = [name for rank, n in enumerate(bad) if n == step + 1

@@ -23,6 +23,7 @@ from common.checkpoints import find_weights, load_safely, load_weights, save_ato
 from common.cli import Parser, count
 from common.errors import CallError, UserError
 from common.inference import choose_device
+from common.locks import locked
 from common.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
 from common.parallel import Processes
 from common.pool import INDEX, Pool
@@ -117,9 +118,10 @@ def _unpack(args):
 
 def _recipe(args):
     device = choose_device(args.device)
-    rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
-                      TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
-                      args.info, args.compile)
+    with locked(args.output):
+        rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
+                          TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
+                          args.info, args.compile)
     print(format_table(rows))
 
 
