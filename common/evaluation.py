@@ -105,6 +105,8 @@ def _holds_both(clean, noisy):
 class PairValidation:
     """Validation on segments of pairs whose targets are clean: what chooses the best epoch."""
 
+    has_prints = False
+
     def __init__(self, pairs: Sequence[PairFile], per_pair: int = 1):
         self.pairs, self.per_pair = list(pairs), per_pair
 

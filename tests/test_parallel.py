@@ -96,7 +96,7 @@ from common.training import TrainSettings, train
 
 torch.set_num_threads(1)
 first, base, found = os.environ["RANK"] == "0", Path(sys.argv[1]), {}
-SETTINGS = TrainSettings(width=1, epochs=2, steps_per_epoch=4, batch_size=4, warmup_steps=2, crop_frames=35)
+SETTINGS = TrainSettings(width=1, epochs=2, steps_per_epoch=4, batch_size=4, warmup_steps=2, crop_frames=32)
 
 
 class Killed(BaseException):
@@ -118,11 +118,16 @@ class Source:
     def names(self, seed, step, rows, n):
         return [f"row {row}" for row in rows]
 
+    def prints(self, seed, step, rows, n):
+        return None
+
     def settings(self):
         return {"data": self.data}
 
 
 class Validation:
+    has_prints = False
+
     def gains(self, model, part):
         return list(map(float, range(10)))[part]
 

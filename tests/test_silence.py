@@ -163,6 +163,8 @@ def test_the_best_epoch_is_finite_if_any_is(tmp_path, rng, gains, best):
     values = iter(gains)
 
     class Validation:
+        has_prints = False
+
         def gains(self, model, part):
             return [next(values)]
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common import training
+from common import run_state, training
 from common.checkpoints import load_safely, load_weights, save_atomically
 from common.dataset import PairSource, find_pairs
 from common.errors import CallError, UserError
 from common.evaluation import PairValidation
 from common.locks import locked
+from common.mixtures import MixtureSettings, pool_sources
 from common.model import computes_bfloat16_fast
 from common.training import TrainSettings, train
 
@@ -40,6 +41,7 @@ class _Wrapped:
 
     def __init__(self, source, batch):
         self.settings, self.names, self.batch, self.clean_target = source.settings, source.names, batch, False
+        self.prints = source.prints
 
 
 def test_weights_for_every_epoch_and_the_best_marked(finished):
@@ -94,7 +96,7 @@ def test_a_finished_run_is_left_as_it_is(finished, data):
 
 
 def test_other_settings_are_refused_and_listed(finished, data):
-    with pytest.raises(UserError, match=r"width was 1 and is 2; learning_rate was 0\.001 and is 0\.1"):
+    with pytest.raises(UserError, match=r"width was 1 and is 2; learning_rate was 0\.003 and is 0\.1"):
         train(TrainSettings(**(MINI | {"width": 2, "learning_rate": 0.1})), *data, finished[0])
     source, validation = data
     other = _Wrapped(source, source.batch)
@@ -127,7 +129,7 @@ def test_a_damaged_checkpoint_is_told(finished, data, tmp_path, damage):
 @pytest.mark.parametrize("change", [
     lambda state: state.pop("model"), lambda state: state.pop("settings"), lambda state: state["average"].popitem(),
     lambda state: state.update(optimizer={}), lambda state: state.update(settings=3),
-    lambda state: state.update(step="4", history=3), lambda state: state.update(epoch_start=None)])
+    lambda state: state.update(epoch_start=None)])
 def test_something_else_in_place_of_a_checkpoint_is_told(finished, data, tmp_path, change):
     state = load_safely(finished[0] / "last.ckpt")
     change(state)
@@ -147,8 +149,8 @@ def test_two_runs_into_one_folder(finished, data, tmp_path):
 def test_checkpoints_are_as_often_as_they_should(monkeypatch):
     """Looks are few, and none is later than the pace allows."""
     clock = [0.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
-    looks, n_looks, saved = training._Looks(60, 0), 0, []
+    monkeypatch.setattr(run_state.time, "monotonic", lambda: clock[0])
+    looks, n_looks, saved = run_state.Looks(60, 0), 0, []
     for step in range(1, 4000):
         clock[0] += 5 if step == 1 else 0.1  # the first step takes longer
         if step >= looks.next:
@@ -201,16 +203,49 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_files(data, tmp_path):
     assert asked == [1] and not list(tmp_path.glob("*.pth")) and not (tmp_path / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"loss": "l1"}, {"epochs": 0}, {"batch_size": 1}, {"minutes": 0.0}])
+@pytest.mark.parametrize("wrong", [{"loss": "l1"}, {"schedule": "cubic"}, {"epochs": 0}, {"batch_size": 1},
+                                   {"minutes": 0.0}, {"seed": -1}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(CallError, match="expected"):
         TrainSettings(**wrong)
 
 
-def test_the_schedule_warms_up_and_ends_at_zero():
-    factors = [training.learning_rate_factor(step, step / 200, 20) for step in range(201)]
-    assert factors[0] == pytest.approx(1 / 20) and max(factors) > 0.96 and factors.index(max(factors)) == 19
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_schedule_warms_up_and_ends_at_zero(schedule):
+    factors = [training.learning_rate_factor(step, step / 200, 20, schedule) for step in range(201)]
+    assert factors[0] == pytest.approx(1 / 20) and max(factors) > 0.9 and factors.index(max(factors)) == 19
     assert factors[200] == pytest.approx(0, abs=1e-9) and np.all(np.diff(factors[20:]) < 0)
+
+
+def test_a_constant_rate_only_warms_up():
+    assert [training.learning_rate_factor(step, step / 10, 4, "constant") for step in (0, 3, 10)] == [0.25, 1, 1]
+
+
+def test_a_branch_goes_on_where_a_run_stands_with_a_falling_rate(data, tmp_path):
+    constant = TrainSettings(**(MINI | {"schedule": "constant"}))
+    train(constant, *data, tmp_path / "constant")
+    settings = TrainSettings(**(MINI | {"schedule": "linear", "epochs": 1, "steps_per_epoch": 2}))
+    history = train(settings, *data, tmp_path / "branch", branch=tmp_path / "constant")
+    assert [row["steps"] for row in history] == [8]  # the draws of steps 7 and 8 of the run that it left
+    assert history[0]["learning_rate"] == pytest.approx(constant.learning_rate / 2)
+    state = torch.load(tmp_path / "branch" / "last.ckpt", weights_only=True)
+    assert {float(s["step"]) for s in state["optimizer"]["state"].values()} == {8.0}
+    assert train(settings, *data, tmp_path / "branch", branch=tmp_path / "constant") == history
+
+
+def test_prints_are_heard_in_training_and_validated(pool_folder, tmp_path, precision):
+    sources = pool_sources(pool_folder, MixtureSettings(), 4)
+    mini = MINI | {"epochs": 1}
+    row, = train(TrainSettings(**mini), *sources, tmp_path / "folded")
+    blind, with_print = (training.validate(load_weights(tmp_path / "folded" / "best.pth")[0], sources[1],
+                                           with_print=heard) for heard in (False, True))
+    assert row["validation_snr_improvement_db"] == pytest.approx(blind, abs=1e-4)
+    assert row["validation_with_print_db"] == pytest.approx(with_print, abs=1e-4) and blind != with_print
+    other, = train(TrainSettings(**mini), *pool_sources(pool_folder, MixtureSettings(print_share=0), 4),
+                   tmp_path / "none")
+    assert other["train_loss"] != row["train_loss"]
+    literature, = train(TrainSettings("literature", **mini), *sources, tmp_path / "literature")
+    assert "validation_with_print_db" not in literature
 
 
 def test_a_budget_of_minutes_is_kept_and_resumed(data, tmp_path):
@@ -248,10 +283,15 @@ def test_a_network_learns_from_noisy_targets_alone(tmp_path, rng):
             song = np.stack([sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(100, 2000, 3)) for _ in rows])
             return [torch.from_numpy(song + 0.5 * rng.standard_normal(song.shape)).float() for _ in range(2)]
 
+        def prints(self, *where):
+            return None
+
         def settings(self):
             return {}
 
     class Chord:
+        has_prints = False
+
         def gains(self, model, part):
             t = np.arange(98 * 512) / 44100
             clean = sum(np.sin(2 * np.pi * f * t) for f in (220, 554, 1318))

@@ -27,11 +27,11 @@ def test_pack_and_train_on_a_pool(call, corpus, tmp_path):
     assert "train 0.7 / 4.0 min" in done.stderr and "kbit/s" in done.stderr
     call("-m", "common.training", "unpack", tmp_path / "pool.zip", "-o", tmp_path / "there")
     done = call("-m", "common.training", "run", tmp_path / "there", "-o", tmp_path / "w", *SMALL, "--epochs", 1,
-                "--steps-per-epoch", 2, "--noise", "siren", "--clean-target", "--product", "elementwise", "--loss",
+                "--steps-per-epoch", 2, "--noise", "siren", "--clean-target", "--plan", "literature", "--loss",
                 "weighted_sdr")
     assert "epoch 1/1" in done.stderr
     model, info = load_weights(tmp_path / "w" / "best.pth")
-    assert model.network.product == "elementwise" and info["method"] == "Noise2Clean"
+    assert model.network.plan_name == "literature" and info["method"] == "Noise2Clean"
     settings = info["settings"]
     assert settings["data.pool_sha256"] == Pool.load(tmp_path / "there").sha256() and info["commit"] == code_commit()
     assert (settings["loss"], settings["data.noise"], settings["data.clean_target"]) == ("weighted_sdr", "siren", True)
