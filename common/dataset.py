@@ -20,6 +20,7 @@ from common.errors import CallError, UserError
 from common.files import c_name
 from common.manifest import CLEAN, read_manifest
 from common.pool import SAMPLE_RATE
+from common.seeds import stream
 from common.signals import SILENT_RMS
 from common.songs import song_name
 
@@ -78,7 +79,7 @@ def find_pairs(input_dir: str | Path, target_dir: str | Path) -> list[PairFile]:
     pairs = []
     for pair_id, path in inputs.items():
         row = rows.get(pair_id, {})
-        song = song_name(row["song"]) if row else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
+        song = song_name(row["song"]) if row.get("song") else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
         recordings = {row.get("input_noise_recording"), row.get("target_noise_recording")} - {None, ""}
         pairs.append(PairFile(pair_id, path, targets[pair_id], song, row.get("input_noise_class", ""),
                               frozenset(recordings), row.get("target_noise") == CLEAN))
@@ -149,7 +150,7 @@ class PairSource:
         return [self._row(seed, step, row, n_samples)[2] for row in rows]
 
     def _row(self, seed, step, row, n_samples):
-        rng = np.random.default_rng([seed, step, row])
+        rng = stream(seed, "pairs", step, row)
         for _ in range(MAX_CROPS):  # silent crops are drawn again
             pair = self.pairs[rng.integers(len(self.pairs))]
             position, channel = rng.random(2)

@@ -25,11 +25,14 @@ from common.manifest import MANIFEST
 from common.metrics import LOWER_IS_BETTER, METRICS, improvement_name, score, snr
 from common.model import Denoiser
 from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
+from common.silence import LEFT_OUT, measurable
 
 DO_NOTHING, DENOISED = "do nothing", "denoised"
 N_BOOTSTRAP = 2000
 # Seconds between two lines of progress.
 PROGRESS_SECONDS = 60
+# RMS of a step of 16 bits, in which pairs are written: what differs less differs by rounding.
+ROUNDING = 2.0**-15
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +75,31 @@ def manifest_sha256(pairs: Sequence[PairFile]) -> str:
     return digest.hexdigest()
 
 
-def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None = None) -> Iterator[Segment]:
+def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None = None,
+             silent: list[str] | None = None) -> Iterator[Segment]:
     """Cut test pairs into segments of SEGMENT_SAMPLES (or the whole of a shorter pair), at `sample_rate`.
 
-    `per_pair` takes that many, evenly spread, from every pair. Nearly silent segments are left out.
+    `per_pair` takes that many, evenly spread, from every pair. Segments without song or noise are left out, and named
+    in `silent`, if that is given.
     """
     for pair in pairs:
         noisy, _ = read_audio(pair.input, sample_rate)
         clean, _ = read_audio(pair.target, sample_rate)
         length = min(SEGMENT_SAMPLES, noisy.shape[1])
         starts = np.arange(0, noisy.shape[1] - length + 1, length)
-        loud = [s for s in starts if np.sqrt(np.square(clean[:, s : s + length]).mean()) > MIN_RMS]
+        loud = [s for s in starts if _holds_both(clean[:, s : s + length], noisy[:, s : s + length])]
+        if silent is not None:
+            silent += [f"{pair.pair_id}@{s / sample_rate:.2f}s" for s in starts if s not in loud]
         if per_pair and len(loud) > per_pair:
             loud = [loud[i] for i in np.linspace(0, len(loud) - 1, per_pair).round().astype(int)]
         for s in loud:
             yield Segment(pair, s / sample_rate, sample_rate, noisy[:, s : s + length], clean[:, s : s + length])
+
+
+def _holds_both(clean, noisy):
+    """Whether there is a song above MIN_RMS, and a noise that is more than the rounding of either file."""
+    song, noise = (float(np.sqrt(np.square(x).mean())) for x in (clean, noisy - clean))
+    return song > MIN_RMS and noise > ROUNDING and measurable(20 * np.log10(song / noise))
 
 
 class PairValidation:
@@ -101,10 +114,11 @@ class PairValidation:
         """The names of the songs and of the noise recordings."""
         return heard(self.pairs)
 
-    def gains(self, model: Denoiser, part: slice) -> list[float]:
-        """SNR improvement in dB of the segments of that part of the pairs."""
-        return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy)
-                for s in segments(self.pairs[part], model.stft.sample_rate, self.per_pair)]
+    def gains(self, model: Denoiser, part: slice) -> list[float | None]:
+        """SNR improvement in dB of the segments of that part of the pairs; None for those without song or noise."""
+        silent = []
+        return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy) for s in segments(
+            self.pairs[part], model.stft.sample_rate, self.per_pair, silent)] + [None] * len(silent)
 
 
 def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int = 0
@@ -123,13 +137,18 @@ def score_segment(segment: Segment, estimates: dict[str, np.ndarray], baselines:
     estimates = {DO_NOTHING: segment.noisy} | estimates
     for name in baselines:
         estimates[name] = BASELINES[name](segment.noisy, segment.clean, segment.sample_rate)
-    rows = [shared | {"method": method} | score(segment.clean, estimate, segment.sample_rate, speech)
+    rows = [shared | {"method": method} | _finite(score(segment.clean, estimate, segment.sample_rate, speech))
             for method, estimate in estimates.items()]
     for row in reversed(rows):  # the first one, do nothing, last
         for metric in METRICS:
             sign = -1 if metric in LOWER_IS_BETTER else 1
             row[improvement_name(metric)] = sign * (row[metric] - rows[0][metric])
     return rows
+
+
+def _finite(scores):
+    """Scores with NaN, not scored, for infinity, as of an estimate without any error."""
+    return {name: value if np.isfinite(value) else float("nan") for name, value in scores.items()}
 
 
 def with_progress(pairs):
@@ -159,14 +178,17 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
         raise CallError(f"expected models of one sample rate, got {sorted(rates)} Hz: compare them one by one")
     forms = {name: inference_form(model, model.device.type, precision)
              for name, model in models.items()}
+    silent = []
     work = (joblib.delayed(score_segment)(
                 s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()}, baselines, speech)
-            for s in segments(with_progress(pairs), rates.pop(), per_pair))
+            for s in segments(with_progress(pairs), rates.pop(), per_pair, silent))
     heavy = speech or baselines
     rows = [row for group in joblib.Parallel(n_jobs=jobs if heavy else 1, max_nbytes=None)(work) for row in group]
     if not rows:
-        raise UserError(f"expected segments above -60 dBFS in {len(pairs)} test pairs, but all are silent: "
-                        "check the test set")
+        raise UserError(f"expected segments above -60 dBFS, with noise, in {len(pairs)} test pairs, but in all of them "
+                        "song or noise is silent: check the test set")
+    if silent:
+        log.info(LEFT_OUT, "segments", len(silent), len(silent) + len({row["segment"] for row in rows}))
     return pd.DataFrame(rows)
 
 
@@ -184,8 +206,9 @@ def bootstrap_interval(values: np.ndarray, songs: np.ndarray, level: float = 0.9
 
 
 def _summary_row(noise, method, rows, baseline):
-    gain = rows.snr_improvement_db.to_numpy()
-    low, high = bootstrap_interval(gain, rows.song.to_numpy())
+    rows = rows[rows.snr_improvement_db.notna()]
+    gain = rows.snr_improvement_db
+    low, high = bootstrap_interval(gain.to_numpy(), rows.song.to_numpy())
     row = {"noise": noise, "method": method, "songs": rows.song.nunique(), "segments": len(rows),
            "input_snr_db": baseline.snr_db.mean(), "output_snr_db": rows.snr_db.mean(),
            "improvement_db": gain.mean(), "interval_low_db": low, "interval_high_db": high,
@@ -202,8 +225,9 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     `improved_percent` is the share of segments with a higher SNR than the input, `songs_improved` the number of songs
     whose segments' mean improvement is above 0; `pesq_wb_scored` and `stoi_scored` say how many segments these metrics
-    accepted.
+    accepted. What is not finite was not scored.
     """
+    rows = rows.replace([np.inf, -np.inf], np.nan)
     noises = sorted(rows.noise.unique(), key=lambda n: (n != "white", n))
     table = []
     for noise in ("all", *noises):

@@ -17,9 +17,10 @@ from pathlib import Path
 from common.cli import count, run
 from common.dataset import pairs_in
 from common.errors import UserError
-from common.files import write_csv
+from common.files import read_rows, write_csv
 from common.labels import CLASS_NAMES, MIXED, WHITE
-from common.manifest import read_manifest, read_rows
+from common.locks import locked
+from common.manifest import number_in, read_manifest
 from common.merging import MergeSettings, build_dataset
 from common.noises import (
     SPLITS,
@@ -65,7 +66,7 @@ def _test_clips(folders) -> list[NoiseClip]:
 def _row(condition, row):
     """A line of the index; 64 bits of a hash are enough to tell files apart."""
     return {"condition": condition} | {c: row[c] for c in COLUMNS[1:]} | {
-        "input_snr_db": f"{float(row['input_snr_db']):.3f}", "start_seconds": f"{float(row['start_seconds']):.3f}",
+        **{c: f"{number_in(row, c):.3f}" for c in ("input_snr_db", "start_seconds")},
         **{c: row[c][:16] for c in HASHES}}
 
 
@@ -110,7 +111,8 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
 
 def check(folder: str | Path, published: str | Path) -> int:
     """Compare a set's index with a published one; returns the number of segments. Raises UserError if they differ."""
-    ours, theirs = ({(r["condition"], r["pair_id"]): r for r in read_rows(path)}
+    ours, theirs = ({(r["condition"], r["pair_id"]): r
+                     for r in read_rows(path, ("condition", "pair_id", *HASHES))}
                     for path in (Path(folder) / INDEX, published))
     different = [key for key in {*ours, *theirs}
                  if key not in ours or key not in theirs or any(ours[key][h] != theirs[key][h] for h in HASHES)]
@@ -132,7 +134,8 @@ def main():
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS, help="(default: all)")
     parser.add_argument("--check", help="the index of a published set to compare with")
     args = parser.parse_args()
-    build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
+    with locked(args.output):
+        build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
     if args.check:
         log.info("%d segments are those of %s", check(args.output, args.check), args.check)
 

@@ -74,7 +74,7 @@ def computes_bfloat16_fast(device: str) -> bool:
             raise CallError(f"expected {PRECISION_VARIABLE} float32 or bfloat16, got {forced!r}: set or unset it")
         return forced == "bfloat16"
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()
 
 
