@@ -21,6 +21,8 @@ SPLITS = tuple(SPLIT_FOLDS)
 # In the mixed set every member of a pair is white noise with this probability.
 WHITE_SHARE = 0.5
 _NAME = re.compile(r"(\d+)-(\d)-(\d+)-(\d+)$")
+# UrbanSound8K cuts slices of up to 4 s out of an occurrence of a sound, one every so many seconds: neighbours overlap.
+SLICE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class NoiseClip:
     def label(self) -> str:
         """The class as a word."""
         return "unlabelled" if self.class_id is None else CLASS_NAMES[self.class_id]
+
+    @property
+    def place(self) -> tuple[int, float] | None:
+        """The occurrence of its class in the recording, and the second of it with which the clip begins; None without
+        a class."""
+        match = _NAME.match(self.name)
+        return match and (int(match[3]), int(match[4]) * SLICE_SECONDS)
 
 
 @dataclass(frozen=True)
