@@ -1,8 +1,8 @@
 """What a trained network is compared with: methods that train nothing, and ceilings that know the answer.
 
 Every method takes a noisy signal, the clean one (which only oracles look at), the sample rate and a noise print or
-None, the signals as arrays (channels, samples), and returns the estimate in the noisy signal's shape; a method "with a
-print" returns None where there is none. The masks work on the network's own transform.
+None, the signals as arrays (channels, samples) with as many channels, and returns the estimate in the noisy signal's
+shape; a method "with a print" returns None where there is none. The masks work on the network's own transform.
 References: Boll 1979 (spectral subtraction); Lim and Oppenheim 1979 (Wiener filter); Sainburg 2019 (noisereduce);
 Wang and Chen 2018, section III (ideal masks).
 """
@@ -75,9 +75,8 @@ def noisereduce_print(noisy: np.ndarray, clean: np.ndarray, sample_rate: int,
     del clean
     if noise_print is None:
         return None
-    prints = np.broadcast_to(noise_print, (len(noisy), noise_print.shape[-1]))
     return np.stack([_reduce_noise(channel, sample_rate, stationary=True, y_noise=own)
-                     for channel, own in zip(noisy, prints, strict=True)])
+                     for channel, own in zip(noisy, noise_print, strict=True)])
 
 
 def oracle_wiener(noisy: np.ndarray, clean: np.ndarray, sample_rate: int,

@@ -24,6 +24,7 @@ from common.errors import CallError, UserError
 from common.inference import inference_form
 from common.manifest import MANIFEST
 from common.metrics import LOWER_IS_BETTER, METRICS, improvement_name, score, snr
+from common.mixtures import LEAST_PRINT_SECONDS
 from common.model import Denoiser
 from common.noise_print import print_power
 from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 class Segment:
     """A piece of a pair: arrays (channels, samples) at `sample_rate`, starting at `start_seconds`.
 
-    noise_print: the noise alone from elsewhere, of any length and of as many channels or one; None where there is none.
+    noise_print: the noise alone, from elsewhere, (channels, any samples); None where there is none.
     """
 
     pair: PairFile
@@ -95,7 +96,7 @@ def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None =
     for pair in pairs:
         noisy, _ = read_audio(pair.input, sample_rate)
         clean, _ = read_audio(pair.target, sample_rate)
-        printed = pair.noise_print and read_audio(pair.noise_print, sample_rate)[0]
+        printed = pair.noise_print and _read_print(pair.noise_print, sample_rate, len(noisy))
         length = min(SEGMENT_SAMPLES, noisy.shape[1])
         starts = np.arange(0, noisy.shape[1] - length + 1, length)
         loud = [s for s in starts if np.sqrt(np.square(clean[:, s : s + length]).mean()) > MIN_RMS]
@@ -104,6 +105,15 @@ def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None =
         for s in loud:
             yield Segment(pair, s / sample_rate, sample_rate, noisy[:, s : s + length], clean[:, s : s + length],
                           printed)
+
+
+def _read_print(path, sample_rate, channels):
+    """A noise print as (channels, samples)."""
+    audio, _ = read_audio(path, sample_rate)
+    if len(audio) not in (1, channels) or audio.shape[1] < LEAST_PRINT_SECONDS * sample_rate:
+        raise UserError(f"expected a noise print of 1 or {channels} channels and {LEAST_PRINT_SECONDS} s at least, but "
+                        f"{path} has {len(audio)} and {audio.shape[1] / sample_rate:.2f} s: replace or remove it")
+    return np.broadcast_to(audio, (channels, audio.shape[1])).copy()
 
 
 class PairValidation:

@@ -61,7 +61,8 @@ def snr_distributions(rows: pd.DataFrame, method: str = DENOISED) -> Figure:
 
     rows: of `evaluate`; method: the one to show.
     """
-    before, after = (rows[rows.method == m] for m in (DO_NOTHING, method))
+    after = rows[rows.method == method]
+    before = rows[rows.method == DO_NOTHING].set_index("segment").loc[after.segment]  # a method may lack segments
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([before.snr_db, after.snr_db]), bins=25)
     for part, name in ((before, "noisy"), (after, "denoised")):
