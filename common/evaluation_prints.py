@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.io import wavfile
 
-from common.audio import resample, write_audio
+from common.audio import resample
 from common.dataset import PRINT_FOLDER
 from common.files import write_csv
 from common.labels import WHITE
@@ -133,7 +134,8 @@ def build_prints(condition: str | Path, clips: Sequence[NoiseClip], noises: str 
             found = segment_print(row, clips, noises)
             if found:
                 name = row["input_file"].replace("INPUT", "PRINT", 1)
-                write_audio(partial / name, found[0], SAMPLE_RATE, "PCM_24")
+                # As floats, since a print may pass full scale; libsndfile would write the time into such a file.
+                wavfile.write(partial / name, SAMPLE_RATE, found[0].T.astype(np.float32))
                 rows.append({"pair_id": row["pair_id"], **found[1], "print_file": name,
                              "print_sha256": file_sha256(partial / name)})
         write_csv(partial / MANIFEST, rows, PRINT_COLUMNS)

@@ -21,8 +21,9 @@ SPLITS = tuple(SPLIT_FOLDS)
 # In the mixed set every member of a pair is white noise with this probability.
 WHITE_SHARE = 0.5
 _NAME = re.compile(r"(\d+)-(\d)-(\d+)-(\d+)$")
-# UrbanSound8K cuts slices of up to 4 s out of an occurrence of a sound, one every so many seconds: neighbours overlap.
-SLICE_SECONDS = 0.5
+# UrbanSound8K cuts slices of up to 4 s out of an occurrence of a sound, one every 2 s (Salamon et al. 2014): neighbours
+# overlap. So it is in the audio; the start times of its metadata lie only 0.5 s apart.
+SLICE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A print and its segment share the noise and its gain, and no sample."""
 
+import shutil
+
 import numpy as np
 import pytest
 from scipy.signal import fftconvolve
@@ -58,7 +60,7 @@ def _heard(row, root, first_second):
 
 
 OWN = {"9-8-0-10.wav": (20.0, 12.0)}
-SLICES = {f"9-8-0-{k}.wav": (20 + k / 2, 4.0) for k in (0, 1, 2, 3, 4, 5, 8, 20)}
+SLICES = {f"9-8-0-{k}.wav": (20 + 2 * k, 4.0) for k in (0, 1, 2, 3, 4, 5, 8, 15)}
 CASES = {  # clips, the segment's noise, settings of its row, seconds of the print (0: none), its source
     "rest of the clip": (OWN, "9-8-0-10.wav", {}, 1.5, "9-8-0-10.wav"),
     "a segment that wraps around": (OWN, "9-8-0-10.wav", {"offset_seconds": 10.0, "start_seconds": 12.5}, 1.5, None),
@@ -69,10 +71,12 @@ CASES = {  # clips, the segment's noise, settings of its row, seconds of the pri
                                   - GUARD_SECONDS, "a.wav"),
     "a rest of less than 0.5 s": ({"a.wav": (3.0, 4.2)}, "a.wav", {}, 0, None),
     "a clip shorter than the segment": ({"a.wav": (3.0, 1.0)}, "a.wav", {}, 0, None),
-    "a later slice": (SLICES, "9-8-0-0.wav", {"start_seconds": 0.0}, 1.5, None),
-    "an earlier slice": (SLICES, "9-8-0-20.wav", {}, 1.5, "9-8-0-8.wav"),
+    "the next slice": (SLICES, "9-8-0-0.wav", {"start_seconds": 0.0}, 1.5, "9-8-0-1.wav"),
+    "an earlier slice": (SLICES, "9-8-0-15.wav", {}, 1.5, "9-8-0-8.wav"),
     "slices on both sides": ({k: SLICES[k] for k in ("9-8-0-2.wav", "9-8-0-3.wav", "9-8-0-4.wav")}, "9-8-0-3.wav",
-                             {"offset_seconds": 1.0}, 0, None),
+                             {"offset_seconds": 1.0}, 1.5, "9-8-0-2.wav"),
+    "a slice that holds hardly more": ({"9-8-0-0.wav": (20.0, 4.0), "9-8-0-1.wav": (22.0, 2.2)}, "9-8-0-0.wav",
+                                       {"start_seconds": 0.0}, 0, None),
     "another occurrence": ({"9-8-0-0.wav": (20.0, 2.0), "9-8-1-0.wav": (30.0, 0.4), "9-8-2-0.wav": (40.0, 0.8)},
                            "9-8-0-0.wav", {}, 0.8, "9-8-2-0.wav"),
     "another class or recording": ({"9-8-0-0.wav": (20.0, 2.0), "9-5-1-0.wav": (30.0, 4.0), "7-8-1-0.wav": (40.0, 4.0)},
@@ -110,11 +114,21 @@ def test_a_print_shares_no_sample_with_its_segment(recording, tmp_path, case, cl
 
 def test_slices_are_told_apart_from_where_they_overlap(recording, tmp_path):
     """What a neighbour holds beyond the segment is a print, if only just: the slices' own times decide."""
-    whole, found = recording({"9-8-0-0.wav": (20.0, 4.0), "9-8-0-2.wav": (21.0, 4.0)})
+    whole, found = recording({"9-8-0-0.wav": (20.0, 4.0), "9-8-0-1.wav": (22.0, 3.0)})
     audio, columns = segment_print(_row("9-8-0-0.wav", start_seconds=0.0), found, tmp_path)
-    assert columns["source"] == "9-8-0-2.wav"
+    assert columns["source"] == "9-8-0-1.wav"
     assert _place(whole, audio, SAMPLE_RATE)[0] == pytest.approx(20 + SEGMENT_SECONDS + GUARD_SECONDS, abs=1e-3)
     assert audio.shape[1] / SAMPLE_RATE == pytest.approx(5 - SEGMENT_SECONDS - GUARD_SECONDS, abs=1e-3)
+
+
+def test_a_print_may_pass_full_scale(recording, tmp_path):
+    _, found = recording({"9-8-0-0.wav": (20.0, 8.0)})
+    row = _row("9-8-0-0.wav") | {"input_scale": "30"}
+    (tmp_path / "c/input").mkdir(parents=True)
+    write_csv(tmp_path / "c/input" / MANIFEST, [row])
+    made = build_prints(tmp_path / "c", found, tmp_path)
+    audio, _ = read_audio(tmp_path / "c/print" / made[0]["print_file"])
+    assert np.abs(audio).max() > 2 and np.array_equal(audio, segment_print(row, found, tmp_path)[0])
 
 
 def test_silence_is_no_print(recording, tmp_path):
@@ -168,6 +182,8 @@ def test_a_set_has_prints_where_it_can(recording, tmp_path, monkeypatch):
     assert without.noise_print is None and with_print.noise_print.name == made[0]["print_file"]
     audio, rate = read_audio(with_print.noise_print)
     expected, _ = segment_print(rows[0], found, tmp_path)
-    assert rate == SAMPLE_RATE and np.abs(audio - expected).max() < 2**-23
+    assert rate == SAMPLE_RATE and np.array_equal(audio, expected)
+    shutil.rmtree(tmp_path / "c/print")
+    assert build_prints(tmp_path / "c", found, tmp_path) == made  # the same bytes
     monkeypatch.setattr(evaluation_prints, "segment_print", None)  # what is there is kept
     assert build_prints(tmp_path / "c", found, tmp_path) == made
