@@ -15,6 +15,7 @@ from common.checkpoints import pretrained_names
 from common.denoising import denoise_file, effective_strength, log_progress
 from common.errors import CallError, UserError
 from common.inference import DEVICES, PRECISIONS
+from common.print_sources import FIND, check_print, print_source
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,9 @@ def _parser():
     add("--attenuation-limit-db", type=float, help="make nothing quieter by more than this")
     add("--no-confidence", dest="confidence", action="store_false", help="take away all that the network takes for "
         "noise, where it is unsure too")
+    add("--noise-print", action="append", metavar="FROM-TO", help="a moment in which the noise is heard alone, as "
+        f"0:00-0:02.5 or 62-65.5 (seconds); again for more moments; {FIND}: for each file what is found in it")
+    add("--noise-print-file", metavar="FILE", help="the noise alone, at the recording's level, in a file of its own")
     add("--residual", action="store_true", help="write what was removed beside the output, as NAME.removed")
     add("--format", choices=[suffix[1:] for suffix in OUTPUT_SUFFIXES], help="format of files in an output folder "
         "(wav if not given)")
@@ -156,6 +160,16 @@ def _check_bits(bits, jobs):
                             "leave --bits out or choose another format")
 
 
+def _noise_print(args, model_of):
+    """What denoise_file is given for the flags of noise prints; mistakes that no file is needed for are told here."""
+    if args.noise_print and args.noise_print_file is not None:
+        raise CallError("expected either --noise-print or --noise-print-file, got both: leave one out")
+    source = print_source(args.noise_print if args.noise_print_file is None else args.noise_print_file)
+    if args.model != AUTO:
+        check_print(model_of(None), source)
+    return source
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = _parser().parse_args(argv)
@@ -167,8 +181,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_bits(args.bits, jobs)
     model_of = model_for(args.model, args.device, args.precision, args.confidence)
 
+    noise_print = _noise_print(args, model_of)
+
     def denoise(source, target, residual_path):
         return denoise_file(model_of(source), source, target, args.strength, args.attenuation_limit_db, residual_path,
-                            args.clip, SUBTYPES.get(args.bits), log_progress(source))
+                            args.clip, SUBTYPES.get(args.bits), log_progress(source), noise_print)
 
     run_jobs(jobs, args.force, args.residual, denoise)
