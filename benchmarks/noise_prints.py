@@ -2,11 +2,11 @@
 
     python -m benchmarks.noise_prints --path-songs DIR --path-noises DIR --n 600
 
-Of the recordings, made from songs and noises at 0 to 25 dB, one half begins or ends with 0.7 to 3 s of noise alone, or has
-them in a pause, some behind digital silence. The others have no such moment: songs with noise or without, whole, or
-with a quiet or faded beginning, or a faded end. What is found serves as the print of a plain Wiener gain (no network),
-whose change of the SNR is compared with that by a print of all of the noise. Without noise the song is the
-reference: a Wiener output at less than HARM_DB counts as harm, with noise a loss of more than HARM_LOSS_DB.
+Of the recordings, made from songs and noises at 0 to 25 dB, one half begins or ends with 0.7 to 3 s of noise alone, or
+has them in a pause, some behind digital silence. The others have no such moment: songs with noise or without, whole, or
+with a quiet or faded beginning, or a faded end. What is found serves as the print of a plain Wiener gain (no network);
+`ceiling_db` is the gain by a print of all of the noise. Harm is a loss of more than HARM_LOSS_DB, or, without noise, an
+output at less than HARM_DB against the song.
 """
 
 import argparse
@@ -100,17 +100,16 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path-songs", required=True, help="folder of songs")
-    parser.add_argument("--path-noises", required=True, help="folder of noises")
+    for flag in ("--path-songs", "--path-noises"):
+        parser.add_argument(flag, required=True, nargs="+", help="folders")
     parser.add_argument("--n", type=int, default=600, help="recordings")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    files = list_audio(args.path_songs), list_audio(args.path_noises)
+    files = [[file for folder in folders for file in list_audio(folder)]
+             for folders in (args.path_songs, args.path_noises)]
     rows = pd.DataFrame(score(recording(np.random.default_rng([args.seed, k]), *files)) for k in range(args.n))
-    rows["n"] = 1
-    table = rows.groupby("kind").agg({"n": "sum", "found": "mean", "alone": "mean", "seconds": "mean", "gain_db": "mean",
-                                      "ceiling_db": "mean", "harm": "sum"})
-    print(table.round(2).to_string())
+    means = rows.groupby("kind").mean()[["found", "alone", "seconds", "gain_db", "ceiling_db"]]
+    print(means.assign(n=rows.groupby("kind").size(), harm=rows.groupby("kind").harm.sum()).round(2).to_string())
 
 
 if __name__ == "__main__":

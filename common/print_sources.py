@@ -87,7 +87,7 @@ def print_source(given: Source) -> tuple[Span, ...] | Path | str | None:
         return None
     if not isinstance(given, Iterable) or not (given := list(given)):
         raise CallError(f"expected a noise print as times, a file or {FIND}, got {given!r}: give one of them")
-    if given == [FIND]:
+    if isinstance(given[0], str) and given == [FIND]:
         return FIND
     spans = _union(map(_span, [given] if all(isinstance(part, Real) for part in given) else given))
     _check_length(sum(end - start for start, end in spans), _words(spans))
