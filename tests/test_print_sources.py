@@ -97,7 +97,7 @@ def test_the_prints_power_reaches_the_network(noisy, tmp_path, dtype, rate, chan
     out, _ = read_audio(tmp_path / "out.wav")
     np.testing.assert_allclose(out, denoise(model, audio, rate, print_power=expected), atol=1e-4)
     # A gain per bin by the mean power of the same noise; the first channel has its own noise in every print.
-    assert out[0, :rate].std() < 0.6 * audio[0, :rate].std()
+    assert out[0, :rate].std() < 0.75 * audio[0, :rate].std()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
