@@ -20,6 +20,7 @@ import soundfile as sf
 import soxr
 
 from common.errors import CallError
+from common.files import c_name
 from common.sinks import FORMATS, PCM_BITS, AudioError, choose_codec, open_sink, place_channels
 from common.tags import Tags, write_tags
 
@@ -78,7 +79,7 @@ class AudioReader:
         self._sndfile = self._container = self.subtype = self.bit_rate = self.layout = None
         if self.path.suffix.lower() in SNDFILE_SUFFIXES:
             try:
-                self._sndfile = sf.SoundFile(self.path)
+                self._sndfile = sf.SoundFile(c_name(self.path))
             except sf.LibsndfileError:  # some Ogg files that FFmpeg reads are malformed to libsndfile
                 self._sndfile = None
         with suppress(av.FFmpegError), av.open(str(self.path), metadata_errors="replace") as container:

@@ -81,10 +81,20 @@ def pretrained_names() -> list[str]:
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """A path as it is, or the file of a name in pretrained_weights/, as `white`, `class3` or `dog_bark`."""
+    """The file of a name in pretrained_weights/, as `white`, `class3` or `dog_bark`, or else of a path.
+
+    A bare name never means what happens to lie in the working directory; `./white` and `white.pth` do. Raises
+    CallError, with the names, where there is no such file.
+    """
+    named = PRETRAINED / f"{weights_name(os.fspath(name_or_path))}.pth"
+    if os.path.basename(name_or_path) == os.fspath(name_or_path) and named.is_file():
+        return named
     path = Path(name_or_path)
-    named = PRETRAINED / f"{weights_name(str(name_or_path))}.pth"
-    return named if not path.exists() and named.is_file() else path
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CallError(f"expected a .pth file or one of the names {', '.join(pretrained_names())}, but {path} {what}: "
+                        "choose a name or check the path")
+    return path
 
 
 def _network(settings):

@@ -20,13 +20,21 @@ _UTF_16_MARKS = b"\xff\xfe", b"\xfe\xff"
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+([eE][-+]?\d+)?")
 
 
+def c_name(path: str | Path) -> str | bytes:
+    """A path as libsndfile is to be given it: a name may be any bytes, and its binding insists on UTF-8."""
+    return os.fspath(path) if os.name == "nt" else os.fsencode(path)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text under a temporary name beside `path`, then rename: a kill leaves the old file or the new one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may write the same
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: str | Path, rows: Sequence[dict], columns: Iterable[str] | None = None) -> None:

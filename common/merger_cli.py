@@ -10,6 +10,7 @@ from common.errors import CallError
 from common.manifest import read_dataset
 from common.merging import FORMATS, MergeSettings, build_dataset, choose_songs
 from common.noises import SPLITS, NoiseSource, clips_for_split
+from common.outputs import check_folders
 
 
 def folds(text: str) -> list[int]:
@@ -77,6 +78,8 @@ def merge(merger: str, args: argparse.Namespace, source: Callable[[list], NoiseS
     # Absolute: a cluster's workers run elsewhere, and dataset.json is read elsewhere.
     path_songs, path_noises = (path and os.path.abspath(path) for path in (
         args.path_songs, getattr(args, "path_noises", None)))
+    sources = [args.path_songs, *([args.path_noises] if path_noises else [])]
+    check_folders({"--input-dir": args.input_dir, "--target-dir": args.target_dir}, sources)
     settings = MergeSettings(
         merger=merger, split=args.split, path_songs=path_songs, path_noises=path_noises,
         iter_songs=args.iter_songs, iter_noise=args.iter_noise, seed=args.seed,

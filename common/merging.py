@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from common import mixing
 from common.continuing import check_output, check_unchanged, finished_pairs, take_over
-from common.errors import CallError, UnusableError, UserError, one_of_many
+from common.errors import UnusableError, UserError, one_of_many
 from common.files import write_csv
 from common.locks import locked
 from common.manifest import (
@@ -42,6 +42,7 @@ from common.manifest import (
 )
 from common.mixing import file_sha256
 from common.noises import Noise, NoiseSource, WhiteNoise
+from common.outputs import check_folders
 from common.signals import RECORDINGS, GaussianNoise, LoopedNoise, SilentError, Song
 from common.songs import name_digest, song_name, songs_for_split
 from common.workers import pool, uninterrupted
@@ -262,8 +263,7 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     noises than those of the pairs that are there, UserError when no song could be used.
     """
     dirs = input_dir, target_dir = Path(input_dir), Path(target_dir)
-    if input_dir.resolve() == target_dir.resolve():
-        raise CallError(f"expected two output folders, but --input-dir and --target-dir are both {input_dir}")
+    check_folders({"--input-dir": input_dir, "--target-dir": target_dir})
     with locked(*dirs):
         return _build(settings, source, songs, dirs, jobs, strict, scheduler)
 

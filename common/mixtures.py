@@ -15,7 +15,7 @@ import torch
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
 from common.model import Denoiser, autocast
-from common.noise_print import print_power
+from common.noise_print import LEAST_PRINT_SECONDS, print_power
 from common.pool import FULL_SCALE, POWER_BLOCK, SAMPLE_RATE, SEGMENT_SAMPLES, SONG, Clip, Pool
 from common.seeds import stream
 from common.silence import measurable
@@ -36,8 +36,8 @@ CLASSES, OTHER = "classes", "other"
 MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
 # 30 dB under the song's level there is little to learn: such a crop is drawn again, so many times.
 QUIET, MAX_DRAWS = 1e-3, 10
-# A print takes at most this share of a clip, and the mixture's noise the rest. A shorter print than this is none.
-PRINT_SHARE_OF_CLIP, LEAST_PRINT_SECONDS = 1 / 3, 0.25
+# A print takes at most this share of a clip, and the mixture's noise the rest.
+PRINT_SHARE_OF_CLIP = 1 / 3
 VALIDATION_PRINT_SECONDS = 1.5
 # Interpolation: taps of the windowed sinc on either side.
 HALF_TAPS = 4

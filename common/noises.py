@@ -26,6 +26,9 @@ SPLITS = tuple(SPLIT_FOLDS)
 # In the mixed set every member of a pair is white noise with this probability.
 WHITE_SHARE = 0.5
 _NAME = re.compile(r"(\d+)-(\d)-(\d+)-(\d+)$")
+# UrbanSound8K cuts slices of up to 4 s out of an occurrence of a sound, one every 2 s (Salamon et al. 2014): neighbours
+# overlap. So it is in the audio; the start times of its metadata lie only 0.5 s apart.
+SLICE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,13 @@ class NoiseClip:
     def label(self) -> str:
         """The class as a word."""
         return "unlabelled" if self.class_id is None else CLASS_NAMES[self.class_id]
+
+    @property
+    def place(self) -> tuple[int, float] | None:
+        """The occurrence of its class in the recording, and the second of it with which the clip begins; None without
+        a class."""
+        match = _NAME.match(self.name)
+        return match and (int(match[3]), int(match[4]) * SLICE_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from common.files import read_rows
 from common.locks import locked
 from common.manifest import COLUMNS, DATASET, MANIFEST, SIDES, Sources, number_in
 from common.mixing import ScaledNoise, file_sha256, write_pair
+from common.outputs import check_folders
 from common.signals import Song
 from common.workers import pool, uninterrupted
 
@@ -93,6 +94,7 @@ def regenerate(manifest: str | Path, input_dir: str | Path, target_dir: str | Pa
     are there already are kept. Raises UserError when a source is missing or changed, or when bytes differ.
     """
     manifest, dirs = Path(manifest), (Path(input_dir), Path(target_dir))
+    check_folders(dict(zip(("--input-dir", "--target-dir"), dirs, strict=True)))
     rows = _merger_rows(manifest)
     with locked(*dirs):
         different = _make_again(manifest, rows, dirs, Sources.of(manifest.parent, path_songs, path_noises), jobs)

@@ -22,7 +22,7 @@ from common.files import read_json, write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.pool import Pool
-from common.training import BEST, TrainSettings, best_epoch, new_model, train, validate
+from common.training import BEST, IMPROVEMENT, TrainSettings, best_epoch, new_model, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ def _pairs(noise):
 
 
 def _best(history):
-    return best_epoch(history)["validation_snr_improvement_db"]
+    """The improvement, without a print, of the epoch that was kept."""
+    return best_epoch(history)[IMPROVEMENT]
 
 
 def _plan(folder, minutes, noises, settings, validation, device):

@@ -33,9 +33,7 @@ def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], outpu
     folder. Raises CallError when it is not empty.
     """
     output_dir = Path(output_dir)
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        raise CallError(f"expected an empty folder, but {output_dir} holds files: choose another OUTPUT_DIR or "
-                        "remove it")
+    _check_empty(output_dir)
     # Made beside its place and renamed at the end: a set that is there is whole.
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -62,6 +60,11 @@ def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], outpu
         output_dir.rmdir()
     os.replace(partial, output_dir)
     return output_dir
+
+
+def _check_empty(folder):
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CallError(f"expected an empty folder, but {folder} holds files: choose another OUTPUT_DIR or remove it")
 
 
 def _cut_out(pair, starts_seconds, folders):
@@ -116,6 +119,8 @@ def build_sets(source: str | Path, output_dir: str | Path, n_segments: int, n_he
     flatter. Returns all candidates and the chosen ones by split. Raises CallError when one is there already.
     """
     sets = merged_sets(source)
+    for split in sets:
+        _check_empty(Path(output_dir) / split)
     with locked(output_dir):
         return _build_sets(sets, Path(output_dir), n_segments, n_held_out, diversity_weight, cut, jobs)
 

@@ -4,7 +4,6 @@ A sink has write(samples, channels), with the channels in the order of the file,
 """
 
 import io
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import soundfile as sf
 import soxr
 
 from common.errors import UserError
+from common.files import c_name
 
 # Whole numbers and floats that a file can hold without loss, by libsndfile's names.
 WHOLE = ("PCM_16", "PCM_24", "PCM_32")
@@ -112,11 +112,6 @@ def place_channels(codec: Codec, path: Path, channels: int, layout: str | None) 
                          f"{channels} ({layout or 'no layout'}): write WAV or FLAC")
     in_order = codec.container == "OGG" and XIPH_ORDER.get(target)
     return target, [ours.index(name) for name in (in_order.split() if in_order else _places(target))]
-
-
-def _file_name(path):
-    """A name as libsndfile takes it: outside Windows it may hold bytes that are no text."""
-    return str(path) if os.name == "nt" else os.fsencode(path)
 
 
 class Wave:
@@ -239,7 +234,7 @@ class Sndfile:
                 sample_rate = OPUS_RATE
         elif codec.name == "vorbis":
             level = _vorbis_level(sample_rate, channels, bit_rate)
-        self._file = sf.SoundFile(_file_name(path), "w", sample_rate, channels, subtype or codec.name.upper(),
+        self._file = sf.SoundFile(c_name(path), "w", sample_rate, channels, subtype or codec.name.upper(),
                                   format=codec.container, compression_level=level)
         self._channels = channels
 
