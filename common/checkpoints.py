@@ -1,8 +1,8 @@
 """Weights files: each rebuilds its own network and STFT, and loading one executes nothing."""
 
 import os
-import pickle
 import subprocess
+import zipfile
 from pathlib import Path
 
 import torch
@@ -28,13 +28,17 @@ def save_atomically(content: dict, path: str | Path) -> None:
 
 
 def load_safely(path: str | Path) -> dict:
-    """Read a file of plain values and tensors; raises UserError for anything else."""
+    """Read a file of plain values and tensors; raises UserError for anything else, and for a damaged one."""
     path = Path(path)
     if not path.is_file():
         raise CallError(f"expected a weights file, but {path} does not exist: check the path")
     try:
+        if zipfile.is_zipfile(path):  # torch does not compare the checksums
+            with zipfile.ZipFile(path) as archive:
+                if (name := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"{name} has changed")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # damage makes zipfile, pickle and torch raise nearly everything
         raise UserError(f"expected a weights file of this project, but {path} cannot be loaded "
                         f"({type(error).__name__}): train again or choose another file") from error
     if not isinstance(content, dict):
@@ -90,16 +94,22 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
     if content.get("format") != FORMAT:
         raise UserError(f"expected a weights file of format {FORMAT}, but {path} says {content.get('format')!r}: "
                         "choose a .pth file that this project's training wrote")
-    found = content["network"]["width"]
+    try:
+        network, stft, state, info = (content[key] for key in ("network", "stft", "state", "info"))
+        found = network["width"]
+        with torch.device("meta"):  # takes no memory, whatever the width says
+            expected = {name: x.shape for name, x in Denoiser(DCUNet20(**network), STFT(**stft)).state_dict().items()}
+        lengths = all(isinstance(value, int) and value > 0 for value in stft.values())
+        if not lengths or {name: x.shape for name, x in state.items()} != expected:
+            raise ValueError
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"expected the weights of a DCUNet-20 with its settings, but {path} holds other tensors or "
+                        "settings: choose another file") from error
     if width is not None and found != width:
         raise UserError(f"expected weights of width {width}, but {path} holds width {found}: set the width to {found} "
                         "or choose other weights")
-    model = Denoiser(DCUNet20(**content["network"]), STFT(**content["stft"]))
-    try:
-        model.load_state_dict(content["state"])
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise UserError(f"expected the weights of a DCUNet-20 of width {found}, but {path} holds other tensors: "
-                        "choose another file") from error
+    model = Denoiser(DCUNet20(**network), STFT(**stft))
+    model.load_state_dict(state)
     if content.get("confidence") is not None:
         model.confidence = Confidence.from_state(content["confidence"], model.stft.n_bins)
-    return model.to(device).eval(), content["info"]
+    return model.to(device).eval(), info

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import NAMES, write_text
 from common.signals import RECORDINGS, GaussianNoise, LoopedNoise
 
 MANIFEST, DATASET, JOURNAL = "manifest.csv", "dataset.json", "journal.csv"
@@ -32,13 +32,13 @@ def read_rows(path: str | Path) -> list[dict]:
     """The rows of a CSV file, all values as text; empty when there is no such file."""
     if not Path(path).is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors=NAMES) as file:
         return list(csv.DictReader(file))
 
 
 def append_row(path: str | Path, row: dict) -> None:
     """Add a row to a CSV file of COLUMNS, which is begun when it is not there; a kill tears the last line at most."""
-    with open(path, "a", newline="", encoding="utf-8") as file:
+    with open(path, "a", newline="", encoding="utf-8", errors=NAMES) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if file.tell() == 0:
             writer.writeheader()
