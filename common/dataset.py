@@ -17,6 +17,7 @@ import torch
 
 from common.audio import list_audio, read_audio, resample
 from common.errors import CallError, UserError
+from common.files import NAMES
 from common.manifest import CLEAN, read_manifest
 from common.pool import SAMPLE_RATE
 from common.signals import SILENT_RMS
@@ -128,7 +129,7 @@ class PairSource:
     def settings(self) -> dict:
         """What decides the batches besides seed and step."""
         names = "\n".join(sorted(pair.input.name for pair in self.pairs))
-        return {"pairs": len(self.pairs), "names_sha256": hashlib.sha256(names.encode()).hexdigest()}
+        return {"pairs": len(self.pairs), "names_sha256": hashlib.sha256(names.encode(errors=NAMES)).hexdigest()}
 
     def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of these rows, each (len(rows), n_samples) float32 at SAMPLE_RATE."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from common import mixing
 from common.audio import AudioError
 from common.errors import CallError, UserError
-from common.files import write_csv
+from common.files import NAMES, write_csv
 from common.manifest import (
     CLEAN,
     COLUMNS,
@@ -143,7 +143,7 @@ def _draw_pair(source, rng, song, settings, noisy_target):
 def _make_pair(job, song, song_number, pair_number):
     """Mix and write one pair; returns the manifest columns of the pair and its members."""
     settings, name = job.settings, song_name(song.path)
-    name_key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    name_key = int.from_bytes(hashlib.sha256(name.encode(errors=NAMES)).digest()[:8], "big")
     rng = np.random.default_rng([settings.seed, name_key, pair_number])
     drawn = _draw_pair(job.source, rng, song, settings, settings.split == "train")
     low, high = settings.snr_db or mixing.snr_range_db(song.second_rms)

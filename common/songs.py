@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.audio import audio_name, list_audio
 from common.errors import CallError
+from common.files import NAMES
 from common.noises import SPLITS
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def songs_for_split(folder: str | Path, split: str) -> list[Path]:
 
 def _ranked(songs):
     """Song names by a hash, so that a division has nothing to do with the alphabet."""
-    return sorted({song_name(p) for p in songs}, key=lambda n: hashlib.sha256(n.encode()).digest())
+    return sorted({song_name(p) for p in songs}, key=lambda n: hashlib.sha256(n.encode(errors=NAMES)).digest())
 
 
 def _pick(songs, names, folder, split):
