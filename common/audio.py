@@ -98,7 +98,7 @@ class AudioReader:
             self._version = str(self.path), self.path.stat().st_mtime_ns
             self._parts, self._problem = parts(self.path)
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._unreadable(reason(error)) from error
         self._format = found = self._describe()
         self.sample_rate, self.channels, self.layout = found.sample_rate, found.channels, found.layout
         self.codec, self.subtype = found.codec, found.subtype

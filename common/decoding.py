@@ -208,7 +208,7 @@ def _names(layout):
 
 def _layout(names):
     """FFmpeg's name of the layout with these channels in the order of WAV, and the order that makes it so, if any."""
-    if not set(names) <= set(CHANNEL_ORDER):
+    if not set(names) <= set(CHANNEL_ORDER) or len(set(names)) < len(names):
         return {1: "mono", 2: "stereo"}.get(len(names)), None
     order = sorted(range(len(names)), key=lambda k: CHANNEL_ORDER.index(names[k]))
     name = av.AudioLayout("+".join(names[k] for k in order)).name
