@@ -1,10 +1,10 @@
 """Forms of the network beside a textbook's, on the same input in one run, interleaved; medians.
 
-    python -m benchmarks.inference [--width 32] [--seconds 3.74 30] [--rounds 5] [--forms NAME ...]
+    python -m benchmarks.inference [--plan folded] [--width 16] [--seconds 3.74 30] [--rounds 5] [--forms NAME ...]
 
 Prints for each form the time, the real-time factor (time over length of mono audio), how many times faster than the
-textbook it is, and what share of the machine's matrix-product peak it would need if it computed every product of the
-complex convolutions; above 100 % means that it computes fewer. `--profile` shows where the stream's time goes.
+textbook it is, and the share of the machine's matrix-product peak that the complex convolutions need. `--profile` shows
+where the time of the folded convolutions goes.
 """
 
 import argparse
@@ -15,43 +15,37 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.textbook import textbook_copy
+from benchmarks.textbook import textbook_copy, textbook_planes
 from benchmarks.timing import matrix_peak, seconds_of
 from common.cli import run
-from common.dcunet import DECODER, ENCODER, FREQUENCY, TIME, DCUNet20, layer_sizes, valid_length
+from common.dcunet import FOLDED, FREQUENCY, PLANS, TIME, DCUNet20
 from common.errors import CallError
 from common.inference import folded_network
 from common.model import Denoiser
 from common.stft import STFT
-from common.streaming import StreamingDCUNet20
 
 
-def training_form(network, n_bins):
+def training_form(network):
     """As it is trained."""
     return network
 
 
-def convolutions(network, n_bins, dtype=torch.float32):
-    """Folded, block-real convolutions in channels-last."""
+def convolutions(network, dtype=torch.float32):
+    """Folded, block-real convolutions in channels-last: what denoising takes."""
     return folded_network(network, dtype)
 
 
-def stream(network, n_bins):
-    """Matrix products with minimal filtering, the form that denoising takes on a processor."""
-    return StreamingDCUNet20(network, n_bins)
-
-
-def compiled(network, n_bins):
+def compiled(network):
     """The folded form through torch.compile."""
     return torch.compile(folded_network(network), dynamic=False)
 
 
-def bfloat16(network, n_bins):
+def bfloat16(network):
     """The folded form in bfloat16, which pays where the processor has it."""
-    return convolutions(network, n_bins, torch.bfloat16)
+    return convolutions(network, torch.bfloat16)
 
 
-def onnx(network, n_bins):
+def onnx(network):
     """The exported mask through onnxruntime."""
     import onnxruntime  # only this form needs it
 
@@ -66,30 +60,26 @@ def onnx(network, n_bins):
     return lambda planes: torch.from_numpy(session.run(None, {"planes": planes.numpy()})[0])
 
 
-FORMS = {f.__name__: f for f in (training_form, convolutions, stream, compiled, bfloat16, onnx)}
-DEFAULT_FORMS = ("training_form", "convolutions", "stream")
+FORMS = {f.__name__: f for f in (training_form, convolutions, compiled, bfloat16, onnx)}
+DEFAULT_FORMS = ("training_form", "convolutions", "bfloat16")
 
 
-def network_flop(width: int, n_bins: int, n_frames: int) -> float:
+def network_flop(network: DCUNet20, n_bins: int, n_frames: int) -> float:
     """Floating-point operations of all complex convolutions, a complex product taken as four real ones."""
-    bins, frames = (layer_sizes(valid_length(n, axis), axis) for n, axis in ((n_bins, FREQUENCY), (n_frames, TIME)))
-    channels, total = [1] + [row.channels * width for row in ENCODER], 0
-    for k, row in enumerate(ENCODER):
-        total += 8 * channels[k] * channels[k + 1] * row.kernel[0] * row.kernel[1] * bins[k + 1] * frames[k + 1]
-    previous = channels[-1]
-    for k, row in enumerate(DECODER):
-        into, out = previous + (channels[10 - k] if k else 0), row.channels * width or 1
-        total += 8 * into * out * row.kernel[0] * row.kernel[1] * bins[k + 10] * frames[k + 10]
-        previous = out
-    return total
+    plan, convs = network.plan, [layer.conv for layer in (*network.encoder, *network.decoder)] + [network.mask]
+    bins, frames = (plan.layer_sizes(plan.valid_length(n, axis), axis)
+                    for n, axis in ((n_bins, FREQUENCY), (n_frames, TIME)))
+    # A convolution computes every value of its output, its transpose uses every value of its input.
+    return sum(8 * conv.weight_real.numel() * bins[k + (not conv.transposed)] * frames[k + (not conv.transposed)]
+               for k, conv in enumerate(convs))
 
 
 def measure(args, seconds, network, forms):
     """Print the table for one length of input."""
     stft = STFT()
-    n_frames = valid_length(stft.n_frames(round(seconds * stft.sample_rate)))
-    planes = torch.randn(1, 2, stft.n_bins, n_frames)
-    textbook, book_planes = textbook_copy(network), planes.permute(0, 2, 3, 1)[:, None].contiguous()
+    n_frames = network.plan.valid_length(stft.n_frames(round(seconds * stft.sample_rate)))
+    planes = torch.randn(1, 2 * network.plan.inputs, stft.n_bins, n_frames)
+    textbook, book_planes = textbook_copy(network), textbook_planes(planes)
     calls = {"textbook": lambda: textbook(book_planes)}
     calls |= {name: lambda form=form: form(planes) for name, form in forms.items()}
     with torch.inference_mode():
@@ -99,9 +89,9 @@ def measure(args, seconds, network, forms):
         for _ in range(args.rounds):
             for name, call in calls.items():
                 times[name].append(seconds_of(call))
-    flop, peak = network_flop(args.width, stft.n_bins, n_frames), matrix_peak()
-    print(f"\n{seconds:g} s of mono audio ({n_frames} frames), width {args.width}, {torch.get_num_threads()} threads, "
-          f"{flop / 1e9:.0f} GFLOP, matrix-product peak {peak / 1e9:.0f} GFLOP/s")
+    flop, peak = network_flop(network, stft.n_bins, n_frames), matrix_peak()
+    print(f"\n{seconds:g} s of mono audio ({n_frames} frames), {args.plan}, width {args.width}, "
+          f"{torch.get_num_threads()} threads, {flop / 1e9:.0f} GFLOP, matrix-product peak {peak / 1e9:.0f} GFLOP/s")
     print(f"{'form':<16} {'seconds':>8} {'real-time factor':>17} {'x textbook':>11} {'% of peak':>10} {'error':>9}")
     for name in calls:
         median = statistics.median(times[name])
@@ -111,12 +101,12 @@ def measure(args, seconds, network, forms):
 
 
 def profile(network):
-    """Print the stream's most costly operations."""
-    planes = torch.randn(1, 2, STFT().n_bins, 323)
-    form = StreamingDCUNet20(network, STFT().n_bins)
-    form(planes)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+    """Print the most costly operations of the folded convolutions."""
+    planes, form = torch.randn(1, 2 * network.plan.inputs, STFT().n_bins, 323), convolutions(network)
+    with torch.inference_mode():
         form(planes)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+            form(planes)
     print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=30))
 
 
@@ -124,7 +114,8 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--plan", choices=PLANS, default=FOLDED)
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--seconds", type=float, nargs="+", default=[3.74, 30.0], help="lengths of the inputs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=DEFAULT_FORMS)
@@ -133,8 +124,8 @@ def main():
     if args.rounds < 1 or min(args.seconds) <= 0:
         raise CallError("expected --rounds of at least 1 and --seconds above 0")
     torch.manual_seed(0)
-    network = DCUNet20(args.width).eval()
-    forms = {name: FORMS[name](network, STFT().n_bins) for name in args.forms}
+    network = DCUNet20(args.width, args.plan).eval()
+    forms = {name: FORMS[name](network) for name in args.forms}
     for seconds in args.seconds:
         measure(args, seconds, network, forms)
     if args.profile:

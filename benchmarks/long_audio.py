@@ -1,6 +1,6 @@
 """Time and peak memory of denoising whole stereo songs from a shell: the memory should be that of a short one.
 
-    python -m benchmarks.long_audio [--width 32] [--minutes 10 60] [--channels 2]
+    python -m benchmarks.long_audio [--width 16] [--minutes 10 60] [--channels 2]
 
 The weights are random: neither time nor memory depends on them. Each song is a fresh process, measured from outside.
 """
@@ -24,7 +24,7 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=32, help="of the network")
+    parser.add_argument("--width", type=int, default=16, help="of the network")
     parser.add_argument("--minutes", type=int, nargs="+", default=[10, 60], help="lengths of the songs")
     parser.add_argument("--channels", type=int, default=2, help="of the songs")
     args = parser.parse_args()

@@ -1,14 +1,14 @@
 """DCUNet-20 as a textbook writes it: the baseline of the benchmarks, and a second opinion for the tests.
 
 Four real convolutions for a complex one, real and imaginary parts in a last dimension of 2, batch norm of either
-part, concatenation. It shares the table of rows with common.dcunet and nothing else.
+part, concatenation. It shares the plans of rows with common.dcunet and nothing else.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.dcunet import DECODER, ENCODER, DCUNet20
+from common.dcunet import DCUNet20
 
 
 class TextbookLayer(nn.Module):
@@ -35,16 +35,16 @@ class TextbookLayer(nn.Module):
 
 
 class TextbookDCUNet20(nn.Module):
-    """(batch, 1, bins, frames, 2) -> mask of the same shape, for sizes that fit the strides."""
+    """(batch, inputs, bins, frames, 2) -> mask (batch, 1, bins, frames, 2), for sizes that fit the strides."""
 
-    def __init__(self, width: int):
+    def __init__(self, plan, width, depth_factors):
         super().__init__()
-        channels = [1] + [row.channels * width for row in ENCODER]
+        channels = [plan.inputs] + [factor * width for factor in depth_factors]
         self.encoder = nn.ModuleList(TextbookLayer(channels[k], channels[k + 1], row, False)
-                                     for k, row in enumerate(ENCODER))
+                                     for k, row in enumerate(plan.encoder))
         self.decoder, previous = nn.ModuleList(), channels[-1]
-        for k, row in enumerate(DECODER):
-            out = row.channels * width or 1
+        for k, row in enumerate(plan.decoder):
+            out = channels[9 - k] if k < 9 else 1
             self.decoder.append(TextbookLayer(previous + (channels[10 - k] if k else 0), out, row, True, last=k == 9))
             previous = out
 
@@ -59,9 +59,14 @@ class TextbookDCUNet20(nn.Module):
         return x
 
 
+def textbook_planes(planes: torch.Tensor) -> torch.Tensor:
+    """Our planes (batch, 2 * inputs, bins, frames) as the textbook's input (batch, inputs, bins, frames, 2)."""
+    return planes.unflatten(1, (-1, 2)).movedim(2, -1).contiguous()
+
+
 def textbook_copy(network: DCUNet20) -> TextbookDCUNet20:
     """The textbook network with the weights of ours, in the same mode."""
-    copy = TextbookDCUNet20(network.width).to(network.mask.bias.dtype)
+    copy = TextbookDCUNet20(network.plan, network.width, network.depth_factors).to(network.mask.bias.dtype)
     ours = [*network.encoder, *network.decoder, network.mask]
     with torch.no_grad():
         for layer, target in zip(ours, [*copy.encoder, *copy.decoder], strict=True):

@@ -1,6 +1,7 @@
 """Training steps beside a textbook's on the same mixtures in one run, interleaved; medians.
 
-    python -m benchmarks.training [--width 8 32] [--batch-size 4] [--rounds 5] [--device cuda] [--compile] [--profile]
+    python -m benchmarks.training [--plan folded] [--width 16] [--batch-size 4] [--rounds 5] [--device cuda] [--compile]
+        [--profile]
 
 The textbook takes four real convolutions for a complex one, PyTorch's default AdamW, and reads its loss at every step.
 Ours is the loop of common.training with its source of mixtures. Prints seconds per step, crops of 1.1 s per second,
@@ -17,30 +18,27 @@ import torch
 from torch import nn
 
 from benchmarks.inference import network_flop
-from benchmarks.textbook import textbook_copy
+from benchmarks.textbook import textbook_copy, textbook_planes
 from benchmarks.timing import matrix_peak, seconds_of
 from common.cli import count, run
-from common.dcunet import DCUNet20
+from common.dcunet import FOLDED, PLANS
 from common.losses import sdr_loss
 from common.mixtures import MixtureSettings, MixtureSource
-from common.model import Denoiser
+from common.noise_print import print_power
 from common.parallel import Processes
 from common.pool import FULL_SCALE, SAMPLE_RATE, SONG, Clip, Pool
-from common.stft import STFT
-from common.training import Run, TrainSettings, train_step
+from common.training import Run, TrainSettings, new_model, train_step
 
 
 class _Planes(nn.Module):
     """The textbook network with this project's planes in and out."""
 
-    product = "complex"
-
-    def __init__(self, network):
+    def __init__(self, network, plan):
         super().__init__()
-        self.network = network
+        self.network, self.plan = network, plan
 
     def forward(self, planes):
-        return self.network(planes.permute(0, 2, 3, 1)[:, None])[:, 0].permute(0, 3, 1, 2)
+        return self.network(textbook_planes(planes))[:, 0].permute(0, 3, 1, 2)
 
 
 def noise_pool(device: str, minutes: float = 2.0) -> Pool:
@@ -55,13 +53,17 @@ def noise_pool(device: str, minutes: float = 2.0) -> Pool:
 def textbook_step(settings, source, device):
     """A function that makes one step of a textbook's loop; the sizes of a crop fit its network."""
     torch.manual_seed(0)
-    model = Denoiser(_Planes(textbook_copy(DCUNet20(settings.width))), STFT()).to(device).train()
+    model = new_model(settings)
+    model.network = _Planes(textbook_copy(model.network), model.network.plan)
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate)
     n_samples, steps = (settings.crop_frames - 1) * model.stft.hop_length, iter(range(1 << 30))
 
     def step():
-        noisy, target = source.batch(0, next(steps), range(settings.batch_size), n_samples)
-        loss = sdr_loss(model(noisy), target, noisy)
+        where = 0, next(steps), range(settings.batch_size), n_samples
+        noisy, target = source.batch(*where)
+        power = print_power(source.prints(*where), model.stft) if model.takes_print else None
+        loss = sdr_loss(model(noisy, print_power=power), target, noisy)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -72,7 +74,7 @@ def textbook_step(settings, source, device):
 
 def our_step(settings, source, processes, compiled):
     """A function that makes one step of common.training."""
-    state = Run(settings, STFT(), processes, None)
+    state = Run(settings, processes, None)
     if compiled:
         state.model.network.compile()
     return lambda: train_step(state, source, processes)
@@ -82,7 +84,8 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=count, nargs="+", default=[8, 32])
+    parser.add_argument("--plan", choices=PLANS, default=FOLDED)
+    parser.add_argument("--width", type=count, nargs="+", default=[16])
     parser.add_argument("--batch-size", type=count, default=4)
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -93,11 +96,12 @@ def main():
     source = MixtureSource(noise_pool(device), MixtureSettings("white,classes", "classes"))
     processes = Processes(device)
     print(f"{device}, {torch.get_num_threads()} threads, matrix-product peak {peak / 1e9:.0f} GFLOP/s, batch of "
-          f"{args.batch_size} crops of 99 frames")
+          f"{args.batch_size} crops of 1.1 s, plan {args.plan}")
     print(f"{'width':>5} {'loop':<14} {'s/step':>8} {'crops/s':>8} {'x textbook':>11} {'% of peak':>10} "
           f"{'mixing %':>9}")
     for width in args.width:
-        settings = TrainSettings(width=width, batch_size=args.batch_size)
+        settings = TrainSettings(args.plan, width, batch_size=args.batch_size,
+                                 crop_frames=PLANS[args.plan].valid_length(96))
         loops = {"textbook": textbook_step(settings, source, device),
                  "ours": our_step(settings, source, processes, False)}
         if args.compile:
@@ -109,8 +113,9 @@ def main():
                 if round_ >= 0:  # the first one warms up
                     times[name].append(seconds)
         mixing = statistics.median(seconds_of(lambda s=settings, k=k: source.batch(
-            0, k, range(s.batch_size), 98 * 512), device) for k in range(10))
-        flop = 3 * args.batch_size * network_flop(width, STFT().n_bins, 99)
+            0, k, range(s.batch_size), 95 * 512), device) for k in range(10))
+        model = new_model(settings)
+        flop = 3 * args.batch_size * network_flop(model.network, model.stft.n_bins, settings.crop_frames)
         for name, found in times.items():
             median = statistics.median(found)
             ratio = statistics.median(b / o for b, o in zip(times["textbook"], found, strict=True))

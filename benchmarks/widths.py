@@ -31,8 +31,8 @@ AUDIO_SECONDS = 10
 def trained(width, clean_target, args, pool, device):
     """The mean SNR improvement in dB of one network."""
     target_noise = WHITE if args.noise == WHITE else MIXED
-    mixture = MixtureSettings(args.noise, target_noise, target_snr_offset_db=(-5.0, 5.0), clean_target=clean_target)
-    settings = TrainSettings(width, epochs=1, steps_per_epoch=args.steps, learning_rate=3e-3, warmup_steps=50)
+    mixture = MixtureSettings(args.noise, target_noise, clean_target=clean_target)
+    settings = TrainSettings(width=width, epochs=1, steps_per_epoch=args.steps, warmup_steps=50)
     history = train(settings, MixtureSource(pool, mixture), pool_validation(pool, mixture, args.n_validation),
                     folder(args.output, width, clean_target), device)
     return history[-1]["validation_snr_improvement_db"]

@@ -21,12 +21,13 @@ def average(files: Sequence[str | Path]) -> tuple[Denoiser, dict]:
     of different form.
     """
     loaded = [load_weights(file) for file in files]
-    forms = [(model.network.width, model.network.product, model.stft.as_dict()) for model, _ in loaded]
+    forms = [model.network.settings() | model.stft.as_dict() for model, _ in loaded]
     for file, form in zip(files, forms, strict=True):
         if form != forms[0]:
-            raise UserError(f"expected networks of one form, but {files[0]} has width {forms[0][0]}, product "
-                            f"{forms[0][1]} and {forms[0][2]}, and {file} has {form[0]}, {form[1]} and {form[2]}: "
-                            "average weights that were fine-tuned from one network")
+            differ = ", ".join(f"{name} {forms[0][name]} and {form[name]}" for name in form
+                               if form[name] != forms[0][name])
+            raise UserError(f"expected networks of one form, but {files[0]} and {file} have {differ}: average weights "
+                            "that were fine-tuned from one network")
     model = loaded[0][0]
     states = [other.state_dict() for other, _ in loaded]
     model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) if first.is_floating_point()

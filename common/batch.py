@@ -15,12 +15,11 @@ from common.checkpoints import pretrained_names
 from common.denoising import denoise_file, effective_strength, log_progress
 from common.errors import CallError, UserError
 from common.inference import DEVICES, PRECISIONS
+from common.sinks import FORMATS, NEAREST
 
 log = logging.getLogger(__name__)
 
-SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"}
-# What --like-input writes for formats that are read but not written.
-NEAREST = {".aif": ".wav", ".aiff": ".wav", ".mp4": ".m4a", ".aac": ".m4a", ".opus": ".m4a"}
+SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "32": "PCM_32", "float": "FLOAT"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _parser():
     add("--format", choices=[suffix[1:] for suffix in OUTPUT_SUFFIXES], help="format of files in an output folder "
         "(wav if not given)")
     add("--like-input", action="store_true", help="format and sample format of each input instead")
-    add("--bits", choices=SUBTYPES, help="sample format of wav and flac (the input's if not given)")
+    add("--bits", choices=SUBTYPES, help="sample format of wav, flac and aiff (the input's if not given)")
     add("--clip", choices=CLIP_POLICIES, default="rescale", help="for a result above full scale: lower the whole file, "
         "limit the samples, or leave them to a format that can hold them (default: rescale)")
     add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
@@ -149,7 +148,7 @@ def _parser():
 
 
 def _check_bits(bits, jobs):
-    able = (".wav",) if bits == "float" else (".wav", ".flac")
+    able = [suffix for suffix, codecs in FORMATS.items() if SUBTYPES[bits] in codecs[0].subtypes]
     for job in jobs:
         if job.target.suffix.lower() not in able:
             raise CallError(f"expected --bits {bits} with {' or '.join(able)}, but {job.target} is to be written: "

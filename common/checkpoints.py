@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from common.confidence import Confidence
-from common.dcunet import DCUNet20
+from common.dcunet import LITERATURE, DCUNet20
 from common.errors import CallError, UserError
 from common.labels import weights_name
 from common.model import Denoiser
@@ -53,9 +53,8 @@ def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
     `half` stores floating-point tensors in 16 bits, which halves the file.
     """
     state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
-    network = {"width": model.network.width, "product": model.network.product}
-    return {"format": FORMAT, "network": network, "stft": model.stft.as_dict(), "info": info, "state": state,
-            "confidence": model.confidence and model.confidence.state()}
+    return {"format": FORMAT, "network": model.network.settings(), "stft": model.stft.as_dict(), "info": info,
+            "state": state, "confidence": model.confidence and model.confidence.state()}
 
 
 def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = False) -> None:
@@ -84,6 +83,11 @@ def find_weights(name_or_path: str | Path) -> Path:
     return named if not path.exists() and named.is_file() else path
 
 
+def _network(settings):
+    """The network of a weights file. Files from before there were plans hold the literature's."""
+    return DCUNet20(settings["width"], settings.get("plan", LITERATURE), settings.get("depth_factors"))
+
+
 def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | None = None) -> tuple[Denoiser, dict]:
     """Rebuild a model, in evaluation mode, from a weights file; returns it and the file's info.
 
@@ -98,7 +102,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
         network, stft, state, info = (content[key] for key in ("network", "stft", "state", "info"))
         found = network["width"]
         with torch.device("meta"):  # takes no memory, whatever the width says
-            expected = {name: x.shape for name, x in Denoiser(DCUNet20(**network), STFT(**stft)).state_dict().items()}
+            expected = {name: x.shape for name, x in Denoiser(_network(network), STFT(**stft)).state_dict().items()}
         lengths = all(isinstance(value, int) and value > 0 for value in stft.values())
         if not lengths or {name: x.shape for name, x in state.items()} != expected:
             raise ValueError
@@ -108,7 +112,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
     if width is not None and found != width:
         raise UserError(f"expected weights of width {width}, but {path} holds width {found}: set the width to {found} "
                         "or choose other weights")
-    model = Denoiser(DCUNet20(**network), STFT(**stft))
+    model = Denoiser(_network(network), STFT(**stft))
     model.load_state_dict(state)
     if content.get("confidence") is not None:
         model.confidence = Confidence.from_state(content["confidence"], model.stft.n_bins)

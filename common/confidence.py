@@ -134,6 +134,6 @@ def believed(confidence: Confidence, stft: STFT,
     believer = None
     for noisy, noise in blocks:
         believer = believer or _Believer(confidence, stft, len(noise))
-        yield from believer.push(noisy.astype(np.float32), noise)
+        yield from believer.push(noisy, noise)
     if believer is not None:
         yield believer.finish()

@@ -143,6 +143,9 @@ class PairSource:
             found = [self._row(*key) for key in keys]
         return tuple(torch.from_numpy(np.stack(members)) for members in list(zip(*found, strict=True))[:2])
 
+    def prints(self, seed: int, step: int, rows: range, n_samples: int) -> None:
+        """No noise prints: a pair's file does not say where its noise is alone."""
+
     def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
         """The INPUT file of each row."""
         return [self._row(seed, step, row, n_samples)[2] for row in rows]

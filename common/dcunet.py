@@ -1,15 +1,24 @@
 """The 20-layer Deep Complex U-Net as a table of rows, and its bounded complex mask.
 
-Complex tensors travel as planes: (batch, 2 * channels, bins, frames), first all real parts, then all
-imaginary parts. A complex convolution is then one real convolution with the kernel
-[[re, -im], [im, re]], which is what makes it fast.
+Complex tensors travel as planes: (batch, 2 * channels, bins, frames), first all real parts of an input, then all its
+imaginary parts; several inputs lie one after the other. A complex convolution is then one real convolution with the
+kernel [[re, -im], [im, re]], which is what makes it fast.
 
-References: Choi et al. 2019 (the network and the mask), Trabelsi et al. 2018 (complex layers),
-Kashyap et al. 2021 (this table).
+Two plans of ten and ten rows:
+
+* `folded` (the default). In the literature's table four fifths of all operations are five layers at the full frequency
+  resolution. Here the first row folds four neighbouring bins into one position and the last one unfolds them, channels
+  grow inwards, and the decoder is the mirror of the encoder. Its second input is the spectrum as a noise print leaves
+  it (common.noise_print). After the channel-wise sub-bands of Liu et al. 2020.
+* `literature`. The table of Kashyap et al. 2021, with one input.
+
+References: Choi et al. 2019 (the network and the mask), Trabelsi et al. 2018 (complex layers), Kashyap et al. 2021,
+Liu et al. 2020 (Channel-wise subband input for better voice and accompaniment separation).
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,86 +27,116 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 
+FREQUENCY, TIME = 0, 1
+# Slope of the leaky ReLU below zero.
+SLOPE = 0.01
+
 
 class Row(NamedTuple):
-    """One complex layer; pairs are (frequency, time). `channels` is in multiples of the width."""
+    """One complex layer; pairs are (frequency, time)."""
 
-    channels: int
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int] = (0, 0)
     output_padding: tuple[int, int] = (0, 0)
 
 
-ENCODER = (
-    Row(1, (7, 1), (1, 1), (3, 0)),
-    Row(1, (1, 7), (1, 1), (0, 3)),
-    Row(2, (6, 4), (2, 2)),
-    Row(2, (7, 5), (2, 1)),
-    Row(2, (5, 3), (2, 2)),
-    Row(2, (5, 3), (2, 1)),
-    Row(2, (5, 3), (2, 2)),
-    Row(2, (5, 3), (2, 1)),
-    Row(2, (5, 3), (2, 2), (2, 0)),
-    Row(4, (5, 3), (2, 1)),
-)
-# Decoder k > 0 reads decoder k-1 and encoder 9-k, one after the other. The last row's single output
-# channel (0 stands for it) is the mask.
-DECODER = (
-    Row(2, (6, 3), (2, 1)),
-    Row(2, (3, 3), (2, 2), (1, 0), (1, 0)),
-    Row(2, (6, 3), (2, 1)),
-    Row(2, (6, 3), (2, 2)),
-    Row(2, (6, 3), (2, 1)),
-    Row(2, (6, 4), (2, 2)),
-    Row(2, (8, 5), (2, 1)),
-    Row(1, (7, 5), (2, 2)),
-    Row(1, (1, 7), (1, 1), (0, 3)),
-    Row(0, (7, 1), (1, 1), (3, 0)),
-)
-FREQUENCY, TIME = 0, 1
-# Slope of the leaky ReLU below zero.
-SLOPE = 0.01
-# Frames between two inputs that the strides treat alike: a chunk that starts on a multiple of it sees
-# the same grid as the whole signal.
-TIME_STRIDE = math.prod(row.stride[TIME] for row in ENCODER)
+@dataclass(frozen=True)
+class Plan:
+    """Ten encoder rows and ten decoder rows.
 
-
-def layer_sizes(n: int, axis: int) -> list[int]:
-    """Sizes along `axis` of the input and after each of the 20 rows; 0 where nothing is left."""
-    sizes = [n]
-    for row in ENCODER:
-        sizes.append(max(0, (sizes[-1] + 2 * row.padding[axis] - row.kernel[axis]) // row.stride[axis] + 1))
-    for row in DECODER:
-        sizes.append((sizes[-1] - 1) * row.stride[axis] - 2 * row.padding[axis] + row.kernel[axis]
-                     + row.output_padding[axis])
-    return sizes
-
-
-def valid_length(n: int, axis: int = TIME) -> int:
-    """The smallest length >= n that the table maps onto itself along `axis` (TIME: 16k+3 frames)."""
-    while True:
-        sizes = layer_sizes(n, axis)
-        # Decoder k > 0 and encoder 9-k must fit together, and the mask must fit the input.
-        if min(sizes) > 0 and sizes[20] == n and sizes[11:20] == sizes[9:0:-1]:
-            return n
-        n += 1
-
-
-def context_frames() -> int:
-    """Frames on either side beyond which the input cannot change an output frame.
-
-    Strided layers without padding look ahead in the encoder as far as their transposes look back in
-    the decoder, so that the receptive field is centred; its half is rounded up to TIME_STRIDE.
+    Decoder row k > 0 reads decoder row k-1 and encoder row 9-k. It has as many channels as the input of encoder row
+    9-k; the last one gives the mask. depth_factors: channels of each encoder row, in multiples of the width. inputs:
+    complex spectra that the first row reads.
     """
-    reach, jump = 0, 1
-    for row in ENCODER:
-        reach += (row.kernel[TIME] - 1) * jump
-        jump *= row.stride[TIME]
-    for row in DECODER:
-        jump //= row.stride[TIME]
-        reach += (row.kernel[TIME] - 1) * jump
-    return -(-(reach + 1) // 2 // TIME_STRIDE) * TIME_STRIDE
+
+    encoder: tuple[Row, ...]
+    decoder: tuple[Row, ...]
+    depth_factors: tuple[int, ...]
+    inputs: int
+
+    @property
+    def time_stride(self) -> int:
+        """Frames between two inputs that the strides treat alike.
+
+        A chunk that starts on a multiple of it sees the same grid as the whole signal.
+        """
+        return math.prod(row.stride[TIME] for row in self.encoder)
+
+    def layer_sizes(self, n: int, axis: int) -> list[int]:
+        """Sizes along `axis` of the input and after each of the 20 rows; 0 where nothing is left."""
+        sizes = [n]
+        for row in self.encoder:
+            sizes.append(max(0, (sizes[-1] + 2 * row.padding[axis] - row.kernel[axis]) // row.stride[axis] + 1))
+        for row in self.decoder:
+            sizes.append((sizes[-1] - 1) * row.stride[axis] - 2 * row.padding[axis] + row.kernel[axis]
+                         + row.output_padding[axis])
+        return sizes
+
+    def valid_length(self, n: int, axis: int = TIME) -> int:
+        """The smallest length >= n that the rows map onto itself along `axis`."""
+        while True:
+            sizes = self.layer_sizes(n, axis)
+            # Decoder k > 0 and encoder 9-k must fit together, and the mask must fit the input.
+            if min(sizes) > 0 and sizes[20] == n and sizes[11:20] == sizes[9:0:-1]:
+                return n
+            n += 1
+
+    def context_frames(self) -> int:
+        """Frames on either side beyond which the input cannot change an output frame.
+
+        The decoder looks back as far as the encoder looks ahead, so that the receptive field is centred; its half is
+        rounded up to time_stride.
+        """
+        reach, jump = 0, 1
+        for row in self.encoder:
+            reach += (row.kernel[TIME] - 1) * jump
+            jump *= row.stride[TIME]
+        for row in self.decoder:
+            jump //= row.stride[TIME]
+            reach += (row.kernel[TIME] - 1) * jump
+        return -(-(reach + 1) // 2 // self.time_stride) * self.time_stride
+
+
+_FOLDED = (
+    Row((8, 1), (4, 1), (2, 0)),
+    Row((1, 7), (1, 1), (0, 3)),
+    *(Row((6, 4), (2, 2), (2, 1)), Row((6, 3), (2, 1), (2, 1))) * 4,
+)
+# 1024 bins fold into 256 positions. The last of these sees the Nyquist bin too; the mirror gives it by output padding.
+_UNFOLDING = (*_FOLDED[:0:-1], _FOLDED[0]._replace(output_padding=(1, 0)))
+FOLDED, LITERATURE = "folded", "literature"
+PLANS = {
+    FOLDED: Plan(_FOLDED, _UNFOLDING, (1, 1, 2, 2, 2, 2, 3, 3, 3, 3), inputs=2),
+    LITERATURE: Plan(
+        (
+            Row((7, 1), (1, 1), (3, 0)),
+            Row((1, 7), (1, 1), (0, 3)),
+            Row((6, 4), (2, 2)),
+            Row((7, 5), (2, 1)),
+            Row((5, 3), (2, 2)),
+            Row((5, 3), (2, 1)),
+            Row((5, 3), (2, 2)),
+            Row((5, 3), (2, 1)),
+            Row((5, 3), (2, 2), (2, 0)),
+            Row((5, 3), (2, 1)),
+        ),
+        (
+            Row((6, 3), (2, 1)),
+            Row((3, 3), (2, 2), (1, 0), (1, 0)),
+            Row((6, 3), (2, 1)),
+            Row((6, 3), (2, 2)),
+            Row((6, 3), (2, 1)),
+            Row((6, 4), (2, 2)),
+            Row((8, 5), (2, 1)),
+            Row((7, 5), (2, 2)),
+            Row((1, 7), (1, 1), (0, 3)),
+            Row((7, 1), (1, 1), (3, 0)),
+        ),
+        (1, 1, 2, 2, 2, 2, 2, 2, 2, 4),
+        inputs=1,
+    ),
+}
 
 
 def convolve(planes: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, row: Row,
@@ -203,55 +242,51 @@ def bounded_mask(planes: torch.Tensor) -> torch.Tensor:
     return planes * (torch.tanh(magnitude) / magnitude)
 
 
-def _complex_product(mask, spectrum):
-    return torch.complex(mask[:, 0], mask[:, 1]) * spectrum
-
-
-def _elementwise_product(mask, spectrum):
-    return torch.complex(mask[:, 0] * spectrum.real, mask[:, 1] * spectrum.imag)
-
-
-# What mask planes (batch, 2, bins, frames) make of a complex spectrum (batch, bins, frames). "elementwise", real part
-# by real part, is what some earlier networks do; it cannot turn a phase and is here to be compared with.
-PRODUCTS = {"complex": _complex_product, "elementwise": _elementwise_product}
-
-
 class DCUNet20(nn.Module):
     """DCUNet-20: spectrum planes in, bounded complex mask out.
 
-    Args: width (complex channels of the first layer; 32 in the literature); product (a name in PRODUCTS: how the mask
-    is to be multiplied with the spectrum).
-    Shape: (batch, 2, bins, frames) -> (batch, 2, bins, frames), any number of bins and frames: the
-    input is padded with zeros to sizes that fit the strides and the mask is cropped back.
+    Args: width (complex channels of the first layer); plan (a name in PLANS); depth_factors (channels of each encoder
+    layer in multiples of the width, the plan's own if left out).
+    Shape: (batch, 2 * inputs, bins, frames) -> (batch, 2, bins, frames), any number of bins and frames: the input is
+    padded with zeros to sizes that fit the strides and the mask is cropped back.
     """
 
-    def __init__(self, width: int = 32, product: str = "complex"):
+    def __init__(self, width: int, plan: str = FOLDED, depth_factors: Sequence[int] | None = None):
         super().__init__()
         if not isinstance(width, int) or width < 1:
-            raise UserError(f"expected a network width of at least 1, got {width!r}: choose for example 8 or 32")
-        if product not in PRODUCTS:
-            raise UserError(f"expected a product of mask and spectrum among {', '.join(PRODUCTS)}, got {product!r}")
-        self.width, self.product = width, product
-        channels = [1] + [row.channels * width for row in ENCODER]
-        self.encoder = nn.ModuleList(
-            ComplexLayer([channels[k]], channels[k + 1], row) for k, row in enumerate(ENCODER))
-        self.decoder = nn.ModuleList()
-        previous = channels[-1]
-        for k, row in enumerate(DECODER[:-1]):
-            sources = [previous, channels[10 - k]] if k else [previous]
-            self.decoder.append(ComplexLayer(sources, row.channels * width, row, transposed=True))
-            previous = row.channels * width
-        self.mask = ComplexConv2d([previous, channels[1]], 1, DECODER[-1], transposed=True)
+            raise UserError(f"expected a network width of at least 1, got {width!r}: choose for example 8 or 16")
+        if plan not in PLANS:
+            raise UserError(f"expected a network plan among {', '.join(PLANS)}, got {plan!r}")
+        self.width, self.plan_name, self.plan = width, plan, PLANS[plan]
+        self.depth_factors = tuple(depth_factors or self.plan.depth_factors)
+        if len(self.depth_factors) != 10 or min(self.depth_factors) < 1:
+            raise UserError(f"expected ten depth factors of at least 1, got {self.depth_factors}")
+        channels = [factor * width for factor in self.depth_factors]
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        sources = [1] * self.plan.inputs
+        for row, out in zip(self.plan.encoder, channels, strict=True):
+            self.encoder.append(ComplexLayer(sources, out, row))
+            sources = [out]
+        for k, row in enumerate(self.plan.decoder[:-1]):
+            out = channels[8 - k]
+            self.decoder.append(ComplexLayer(sources, out, row, transposed=True))
+            sources = [out, out]  # its own and, of as many channels, the encoder's
+        self.mask = ComplexConv2d(sources, 1, self.plan.decoder[-1], transposed=True)
+
+    def settings(self) -> dict:
+        """What rebuilds the network, as plain values."""
+        return {"width": self.width, "plan": self.plan_name, "depth_factors": list(self.depth_factors)}
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        """Spectrum planes to mask planes, both (batch, 2, bins, frames)."""
+        """Spectrum planes (batch, 2 * inputs, bins, frames) to mask planes (batch, 2, bins, frames)."""
         bins, frames = planes.shape[-2:]
+        n_bins, n_frames = self.plan.valid_length(bins, FREQUENCY), self.plan.valid_length(frames, TIME)
         # At the end only: a pad at the start would move the grid of the strides.
-        x = F.pad(planes, (0, valid_length(frames, TIME) - frames, 0, valid_length(bins, FREQUENCY) - bins))
+        x = F.pad(planes, (0, n_frames - frames, 0, n_bins - bins))
         return self.fitting(x.contiguous(memory_format=layout(x)))[..., :bins, :frames]
 
     def fitting(self, planes: torch.Tensor) -> torch.Tensor:
-        """forward() for planes whose bins and frames fit the strides (see valid_length)."""
+        """forward() for planes whose bins and frames fit the strides (see Plan.valid_length)."""
         x, skips = planes, []
         for layer in self.encoder:
             x = layer(x)

@@ -95,22 +95,21 @@ class _Tee:
 
 
 def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: int, level: np.ndarray,
-                   strength: float = 1.0,
-                   attenuation_limit_db: float | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                   strength: float = 1.0, attenuation_limit_db: float | None = None,
+                   print_power: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Denoise a stream of (channels, samples) blocks of any rate and channel count.
 
-    `level` is the stream's RMS per channel (measure_level). Yields (denoised, removed) blocks that
+    `level` is the stream's RMS per channel (measure_level). print_power: of the noise alone, (channels, bins), see
+    common.noise_print; all of the estimate is believed then. Yields (denoised, removed) blocks that
     together are as long as the input; denoised + removed is the input.
     """
     share = effective_strength(strength, attenuation_limit_db)
     source = _Tee(blocks)
-    to_model = _resampled(source, sample_rate, model.stft.sample_rate)
-    if model.confidence is None:
-        noise = noise_stream(model, to_model, level)
+    pairs = noise_stream(model, _resampled(source, sample_rate, model.stft.sample_rate), level, print_power)
+    if model.confidence is None or print_power is not None:
+        noise = (block for _, block in pairs)
     else:
-        heard = _Tee(to_model)
-        noise = believed(model.confidence, model.stft, (
-            (heard.take(block.shape[-1]), block) for block in noise_stream(model, heard, level) if block.shape[-1]))
+        noise = believed(model.confidence, model.stft, pairs)
     for estimate in _resampled(noise, model.stft.sample_rate, sample_rate):
         original = source.take(estimate.shape[-1])
         if original is not None:
@@ -121,12 +120,12 @@ def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: i
 
 
 def denoise(model: Denoiser, audio: np.ndarray, sample_rate: int, strength: float = 1.0,
-            attenuation_limit_db: float | None = None) -> np.ndarray:
-    """Denoise (channels, samples) in memory; shape, rate and dtype are kept."""
+            attenuation_limit_db: float | None = None, print_power: np.ndarray | None = None) -> np.ndarray:
+    """Denoise (channels, samples) in memory; shape, rate and dtype are kept. print_power: see denoise_stream."""
     if audio.ndim != 2 or audio.shape[0] > MAX_CHANNELS or audio.shape[1] < 1:
         raise CallError(f"expected audio of shape (channels, samples), got {audio.shape}: transpose or reshape it")
     blocks = denoise_stream(model, [audio], sample_rate, measure_level([audio]), strength,
-                            attenuation_limit_db)
+                            attenuation_limit_db, print_power)
     return np.concatenate([denoised for denoised, _ in blocks], axis=-1)
 
 
@@ -136,9 +135,9 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
                  progress: Callable[[float], None] | None = None) -> dict:
     """Denoise one file into another, block by block; tags go with it.
 
-    The output's format follows its suffix, the sample format is `subtype` (see AudioWriter) or the input's where the
-    suffix allows it. `clip` says what happens to a peak above full scale (see AudioWriter). `residual_path` receives
-    what was removed. `progress` is called with the seconds of audio done.
+    The output's format follows its suffix; codec, sample format, bit rate and channel layout are the input's where the
+    suffix allows it, but `subtype` chooses another sample format and `clip` what happens to a peak above full scale
+    (see AudioWriter). `residual_path` receives what was removed. `progress` is called with the seconds of audio done.
 
     Returns sample_rate, channels, seconds, peak (of the result before `clip`, 1 is full scale), gain (below 1 where
     "rescale" lowered the file), limited_samples and removed_db (level of what was removed against the input).
@@ -147,6 +146,7 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
     if Path(input_path).resolve() == Path(output_path).resolve():
         raise CallError(f"expected an output other than the input, got {output_path} twice: choose another name")
     effective_strength(strength, attenuation_limit_db)
+    tags = read_tags(input_path)
     with AudioReader(input_path) as reader:
         level = measure_level(reader.blocks(BLOCK_SAMPLES))
         if not level.shape:
@@ -154,10 +154,9 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
         rate, channels = reader.sample_rate, reader.channels
         powers, n_done = np.zeros(2), 0
         with ExitStack() as files:
-            output = files.enter_context(AudioWriter(output_path, rate, channels, subtype or reader.subtype, clip,
-                                                     read_tags(input_path)))
+            output = files.enter_context(AudioWriter(output_path, rate, channels, subtype, clip, tags, reader))
             residual = residual_path and files.enter_context(
-                AudioWriter(residual_path, rate, channels, subtype or reader.subtype))
+                AudioWriter(residual_path, rate, channels, subtype, like=reader))
             for denoised, removed in denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level,
                                                     strength, attenuation_limit_db):
                 output.write(denoised)

@@ -92,6 +92,8 @@ def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None =
 class PairValidation:
     """Validation on segments of pairs whose targets are clean: what chooses the best epoch."""
 
+    has_prints = False
+
     def __init__(self, pairs: Sequence[PairFile], per_pair: int = 1):
         self.pairs, self.per_pair = list(pairs), per_pair
 

@@ -1,8 +1,7 @@
 """The network's inference form: the training form's mask, computed faster.
 
-Batch norm is folded into the kernels and the block-real kernels are laid out once. Which form is the fastest depends
-on the device: a processor in float32 takes the stream (common.streaming), everything else convolutions in
-channels-last, in the fastest precision that the device offers.
+Batch norm is folded into the kernels, and the block-real kernels are laid out once, in the fastest precision that the
+device offers.
 """
 
 import copy
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 from common.dcunet import SLOPE, ComplexConv2d, ComplexLayer, DCUNet20, convolve
 from common.errors import CallError
 from common.model import Denoiser, computes_bfloat16_fast
-from common.streaming import StreamingDCUNet20
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -72,9 +70,5 @@ def inference_form(model: Denoiser, device: str = "auto", precision: str = "auto
         raise CallError(f"expected a precision among {', '.join(PRECISIONS)}, got {precision!r}")
     device = choose_device(device)
     dtype = PRECISIONS[precision] or (torch.bfloat16 if computes_bfloat16_fast(device) else torch.float32)
-    network = copy.deepcopy(model.network).cpu()
-    if device == "cpu" and dtype == torch.float32:
-        network = StreamingDCUNet20(network, model.stft.n_bins)
-    else:
-        network = folded_network(network, dtype)
+    network = folded_network(copy.deepcopy(model.network).cpu(), dtype)
     return Denoiser(network, model.stft, model.confidence).eval().to(device)

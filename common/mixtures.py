@@ -15,7 +15,9 @@ import torch
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
 from common.model import Denoiser, autocast
+from common.noise_print import print_power
 from common.pool import FULL_SCALE, POWER_BLOCK, SAMPLE_RATE, SEGMENT_SAMPLES, SONG, Clip, Pool
+from common.seeds import stream
 
 # Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises up to some 4 kHz.
 # Below 20 Hz, which nobody hears, nothing grows any further.
@@ -33,6 +35,9 @@ CLASSES, OTHER = "classes", "other"
 MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
 # 30 dB under the song's level there is little to learn: such a crop is drawn again, so many times.
 QUIET, MAX_DRAWS = 1e-3, 10
+# A print takes at most this share of a clip, and the mixture's noise the rest. A shorter print than this is none.
+PRINT_SHARE_OF_CLIP, LEAST_PRINT_SECONDS = 1 / 3, 0.25
+VALIDATION_PRINT_SECONDS = 1.5
 # Interpolation: taps of the windowed sinc on either side.
 HALF_TAPS = 4
 
@@ -45,8 +50,10 @@ class MixtureSettings:
     "white:2,siren,hum:0.5". A name is white, pink, brown, hiss, hum, a label of the pool, `classes` (all
     UrbanSound8K classes evenly), `other` (all other labels evenly) or `mixed` (MIXED_NOISES). The two noises of a
     pair never have a label or a recording in common, synthetic ones apart, which are drawn anew. snr_db: range for
-    either member, of a clip's whole level against the song's. target_snr_offset_db: when given, the range in which the
-    target's SNR lies above the input's, in place of a draw of its own (common.losses says what for). song_speed,
+    either member, of a clip's whole level against the song's. target_snr_offset_db: the range in which the target's SNR
+    lies above the input's (common.losses says what for); None: the target's SNR is drawn on its own. print_share: the
+    share of the rows that come with a noise print, another stretch of the input's noise at the same level.
+    print_seconds: the range of its length. song_speed,
     noise_speed: ranges of the factor by which a clip is played faster; for noises it also moves up the band of what was
     recorded at low rates. clean_target: Noise2Clean on the same draws, for comparison.
     """
@@ -54,16 +61,22 @@ class MixtureSettings:
     noise: str = MIXED
     target_noise: str = MIXED
     snr_db: tuple[float, float] = (-3.0, 27.0)
-    target_snr_offset_db: tuple[float, float] | None = None
+    target_snr_offset_db: tuple[float, float] | None = (-5.0, 5.0)
+    print_share: float = 0.7
+    print_seconds: tuple[float, float] = (0.5, 2.0)
     song_speed: tuple[float, float] = (0.94, 1.06)
     noise_speed: tuple[float, float] = (0.8, 2.0)
     clean_target: bool = False
 
     def __post_init__(self):
-        for name in ("snr_db", "target_snr_offset_db", "song_speed", "noise_speed"):
+        for name in ("snr_db", "target_snr_offset_db", "print_seconds", "song_speed", "noise_speed"):
             low, high = getattr(self, name) or (0, 0)
             if low > high or ("speed" in name and low <= 0):
                 raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds above 0, got {low:g} {high:g}")
+        if not 0 <= self.print_share <= 1:
+            raise CallError(f"expected a print_share from 0 to 1, got {self.print_share}")
+        if self.print_seconds[0] < LEAST_PRINT_SECONDS:
+            raise CallError(f"expected print_seconds of at least {LEAST_PRINT_SECONDS}, got {self.print_seconds[0]:g}")
 
 
 def _members(name, labels):
@@ -100,12 +113,18 @@ def parse_noises(text: str, labels: Sequence[str]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Part:
-    """One crop: where, how fast, how loud. `clip` None: a synthetic noise of this `label` from `seed`."""
+    """One crop: where, how fast, how loud.
+
+    It is cut from `length` samples of the clip, from `begin` on, which are looped; the crop starts `offset` samples
+    after `begin`. `clip` None: a synthetic noise of this `label` from `seed`, from its sample `offset` on.
+    """
 
     label: str
     gain: float
     clip: Clip | None = None
     channel: int = 0
+    begin: int = 0
+    length: int = 0
     offset: int = 0
     speed: float = 1.0
     seed: int = 0
@@ -113,6 +132,17 @@ class _Part:
     @property
     def name(self):
         return self.clip.name if self.clip else self.label
+
+    def print(self, n_samples):
+        """The same noise at the same level where a crop of `n_samples` does not hear it; None where too little is left.
+        """
+        if self.clip is None:
+            return replace(self, offset=n_samples)
+        begin = 0 if self.begin else self.length
+        left = self.clip.length - self.length
+        if left < LEAST_PRINT_SECONDS * SAMPLE_RATE * self.speed:
+            return None
+        return replace(self, begin=begin, length=left, offset=0)
 
 
 class MixtureSource:
@@ -154,19 +184,28 @@ class MixtureSource:
         song, first, second = (self._render([parts[k] for parts in drawn], n_samples) for k in range(3))
         return song + first, song if self.mixture.clean_target else song + second
 
+    def prints(self, seed: int, step: int, rows: range, n_samples: int) -> torch.Tensor:
+        """The noise prints of batch()'s inputs, (len(rows), samples) float32; zeros for a row without one."""
+        low, high = self.mixture.print_seconds
+        n_print = int(SAMPLE_RATE * stream(seed, f"{self.split} print length", step).uniform(low, high))
+        parts = [self._draw(seed, step, row, n_samples)[3] for row in rows]
+        return self._render(parts, n_print)
+
     def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
         """What the rows of a batch were made of."""
-        return [f"{song.name} + {first.name} / {second.name}" for song, first, second in
+        return [f"{song.name} + {first.name} / {second.name}" for song, first, second, _ in
                 (self._draw(seed, step, row, n_samples) for row in rows)]
 
     def _draw(self, seed, step, row, n_samples):
-        rng = np.random.default_rng([seed, step, row])
+        """Song, input noise, target noise and the input noise's print or None."""
+        rng = stream(seed, f"{self.split} mixtures", step, row)
         song = self._draw_song(rng, n_samples)
         snr_db = rng.uniform(*self.mixture.snr_db)
         first = self._draw_noise(rng, self._shares[0], snr_db, n_samples, None)
         offset_db = self.mixture.target_snr_offset_db
         snr_db = snr_db + rng.uniform(*offset_db) if offset_db else rng.uniform(*self.mixture.snr_db)
-        return song, first, self._draw_noise(rng, self._shares[1], snr_db, n_samples, first)
+        second = self._draw_noise(rng, self._shares[1], snr_db, n_samples, first)
+        return song, first, second, first.print(n_samples) if rng.random() < self.mixture.print_share else None
 
     def _draw_song(self, rng, n_samples):
         """A crop at an RMS of 1 for the whole clip; every song is as likely as any other, however long it is."""
@@ -195,28 +234,35 @@ class MixtureSource:
             clips = [clip for clip in self._by_label[label] if clip.recording != not_recording]
             if clips:
                 clip = clips[rng.integers(len(clips))]
-                return self._draw_crop(rng, clip, gain / clip.rms, self.mixture.noise_speed, n_samples)
+                n_print = int(SAMPLE_RATE * self.mixture.print_seconds[1])
+                return self._draw_crop(rng, clip, gain / clip.rms, self.mixture.noise_speed, n_samples, n_print)
         raise UserError(f"expected target noises of other recordings than {not_recording}, but {', '.join(names)} have "
                         "none: allow more noises")
 
     @staticmethod
-    def _draw_crop(rng, clip, gain, speed_range, n_samples):
+    def _draw_crop(rng, clip, gain, speed_range, n_samples, n_print=0):
+        """A crop of a clip; the clip's first or last samples, enough for a print of `n_print`, are left out of it."""
         speed = float(np.exp(rng.uniform(*np.log(speed_range))))
-        free = clip.length - n_samples * speed  # a shorter clip is looped, from anywhere
-        offset = int(rng.integers(max(1, int(free if free > 0 else clip.length))))
-        return _Part(clip.label, gain, clip, int(rng.integers(clip.channels)), offset, speed)
+        n_kept = min(int(n_print * speed), int(clip.length * PRINT_SHARE_OF_CLIP))
+        length = clip.length - n_kept
+        begin = n_kept if rng.random() < 0.5 else 0
+        free = length - n_samples * speed  # a shorter stretch is looped, from anywhere
+        offset = int(rng.integers(max(1, int(free if free > 0 else length))))
+        return _Part(clip.label, gain, clip, int(rng.integers(clip.channels)), begin, length, offset, speed)
 
     def _render(self, parts, n_samples):
-        """The crops of a batch, (len(parts), n_samples)."""
+        """The crops of a batch, (len(parts), n_samples); zeros for a part that is None."""
         device = self.pool.samples.device
-        out = torch.empty(len(parts), n_samples, device=device)
+        out = torch.zeros(len(parts), n_samples, device=device)
         for i, part in enumerate(parts):
-            if part.clip is None:
-                out[i] = synthetic(part.label, part.seed, n_samples, device) * part.gain
-        real = [i for i, part in enumerate(parts) if part.clip]
+            if part and part.clip is None:
+                made = synthetic(part.label, part.seed, part.offset + n_samples, device)
+                out[i] = made[part.offset :] * part.gain
+        real = [i for i, part in enumerate(parts) if part and part.clip]
         if real:
             found = [parts[i] for i in real]
-            places = torch.tensor([[p.clip.start + p.channel * p.clip.length, p.clip.length, p.offset] for p in found])
+            places = torch.tensor([[p.clip.start + p.channel * p.clip.length + p.begin, p.length, p.offset]
+                                   for p in found])
             floats = torch.tensor([[p.speed, p.gain / FULL_SCALE] for p in found], dtype=torch.float64)
             crops = _interpolate(self.pool.samples, *_to(places, device).T, *_to(floats, device).T, n_samples,
                                  int(n_samples * max(p.speed for p in found)) + 2 * HALF_TAPS + 1)
@@ -294,15 +340,24 @@ class MixtureValidation:
         """The names of the songs and of the noise recordings."""
         return self.source.heard()
 
-    def gains(self, model: Denoiser, part: slice) -> list[float]:
-        """SNR improvement in dB of every mixture of `part`; `model` lies where the pool does."""
+    @property
+    def has_prints(self) -> bool:
+        """Whether gains() can give the model noise prints."""
+        return self.source.mixture.print_share > 0
+
+    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float]:
+        """SNR improvement in dB of every mixture of `part`; `model` lies where the pool does.
+
+        with_print: the model is given the noise prints.
+        """
         found, numbers = [], range(self.n)[part]
         device = str(self.source.pool.samples.device)
         for first in range(0, len(numbers), self.batch_size):
-            rows = numbers[first : first + self.batch_size]
-            noisy, clean = self.source.batch(self.seed, 0, rows, self.n_samples)
+            where = self.seed, 0, numbers[first : first + self.batch_size], self.n_samples
+            noisy, clean = self.source.batch(*where)
+            power = print_power(self.source.prints(*where), model.stft) if with_print else None
             with torch.inference_mode(), autocast(device):
-                estimate = model(noisy)
+                estimate = model(noisy, print_power=power)
             found.append(_snr_db(clean, estimate) - _snr_db(clean, noisy))
         return torch.cat(found).tolist() if found else []
 
@@ -315,8 +370,12 @@ def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: in
 
 
 def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureValidation:
-    """`n` mixtures of 3.74 s of the validation split, mixed as `settings` say, of songs at their own speed."""
-    settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0))
+    """`n` mixtures of 3.74 s of the validation split, mixed as `settings` say, of songs at their own speed.
+
+    All have a print of VALIDATION_PRINT_SECONDS where their noise is long enough.
+    """
+    settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0), print_share=1.0,
+                       print_seconds=(VALIDATION_PRINT_SECONDS,) * 2)
     return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)
 
 

@@ -1,8 +1,9 @@
 """From blocks of sound to the noise in them, at the model's rate, in bounded memory.
 
-On a processor the network itself streams (common.streaming). Other forms of it get chunks that lie on the grid of
-its strides, each with more real context on both sides than the network can see, which is thrown away. Either way
-the result is that of one pass over the whole signal.
+The network gets chunks that lie on the grid of its strides, each with more real context on both sides than the network
+can see, which is thrown away: the result is that of one pass over the whole signal. Before its beginning and behind its
+end the signal is continued by its mirror image. A network that meets silence there takes the edge for music and leaves
+its noise.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,103 +11,75 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from common.dcunet import TIME_STRIDE, context_frames
-from common.model import SILENCE_RMS, Denoiser
-from common.stft import OverlapAdd
-from common.streaming import StreamingDCUNet20
+from common.model import Denoiser
 
 # Net length of a chunk: the context of 3 s, computed for nothing, is less than a tenth of it.
 CHUNK_SECONDS = 35.0
-# Frames that a zero-continued chunk edge reaches into the STFT, beside the network's own context.
-STFT_CONTEXT_FRAMES = TIME_STRIDE
+
+
+def grid_samples(model: Denoiser) -> int:
+    """Samples between two places of a signal that the network's strides treat alike."""
+    return model.network.plan.time_stride * model.stft.hop_length
+
+
+def context_samples(model: Denoiser) -> int:
+    """Samples on either side beyond which nothing changes the noise of a place; a multiple of grid_samples."""
+    frames = model.network.plan.context_frames() * model.stft.hop_length
+    return frames + -(-model.stft.n_fft // grid_samples(model)) * grid_samples(model)
+
+
+def _mirrored(blocks, n):
+    """The stream with `n` samples of its mirror image before it and behind it."""
+    first, tail = [], None
+    for block in blocks:
+        block = block.astype(np.float32, copy=False)
+        if tail is None:
+            first.append(block)
+            if sum(b.shape[-1] for b in first) <= n:
+                continue
+            block = np.concatenate(first, axis=-1)
+            yield block[:, n:0:-1]
+            tail = block[:, :0]
+        yield block
+        tail = np.concatenate([tail, block], axis=-1)[:, -n - 1 :]
+    if tail is not None:
+        yield tail[:, -2::-1]
+    elif first and (whole := np.concatenate(first, axis=-1)).shape[-1]:
+        yield np.pad(whole, ((0, 0), (n, n)), mode="reflect" if whole.shape[-1] > 1 else "edge")
 
 
 def noise_stream(model: Denoiser, blocks: Iterable[np.ndarray], level: np.ndarray,
-                 chunk_seconds: float = CHUNK_SECONDS) -> Iterator[np.ndarray]:
-    """The noise in a stream of (channels, samples) blocks at the model's rate, equally long in all.
+                 print_power: np.ndarray | None = None, chunk_seconds: float = CHUNK_SECONDS
+                 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of the sound and the noise in it, from a stream of (channels, samples) blocks at the model's rate.
 
-    `level` is the RMS of each channel of the whole stream, shape (channels,). `chunk_seconds` concerns networks that
-    take chunks: memory grows with it. Memory does not grow with the stream.
+    Both are float32 and as long as the stream in all. level: the RMS of each channel of the whole stream, (channels,).
+    print_power: of the noise alone, (channels, bins), see common.noise_print. Memory grows with `chunk_seconds`, and
+    not with the stream.
     """
-    if isinstance(model.network, StreamingDCUNet20):
-        return _by_columns(model, blocks, level)
-    return _by_chunks(model, blocks, level, chunk_seconds)
+    context, grid = context_samples(model), grid_samples(model)
+    core = max(1, round(chunk_seconds * model.stft.sample_rate / grid)) * grid
+    held = np.zeros((len(level), 0), np.float32)
+    for block in _mirrored(blocks, context):
+        held = np.concatenate([held, block], axis=-1)
+        while held.shape[-1] >= context + core + context:
+            yield _inner(model, held[:, : context + core + context], level, print_power)
+            held = held[:, core:]
+    if held.shape[-1] > 2 * context:
+        yield _inner(model, held, level, print_power)
+
+
+def _inner(model, chunk, level, print_power):
+    """Sound and noise of a chunk without its context."""
+    inner = slice(context_samples(model), -context_samples(model))
+    return chunk[:, inner], chunk_noise(model, chunk, level, print_power)[:, inner]
 
 
 @torch.inference_mode()
-def chunk_noise(model: Denoiser, audio: np.ndarray, level: np.ndarray) -> np.ndarray:
+def chunk_noise(model: Denoiser, audio: np.ndarray, level: np.ndarray,
+                print_power: np.ndarray | None = None) -> np.ndarray:
     """The noise in one chunk (channels, samples) at the model's rate; channels pass as a batch."""
     waveform = torch.from_numpy(np.ascontiguousarray(audio, np.float32)).to(model.device)
     levels = torch.from_numpy(level.astype(np.float32)[:, None]).to(model.device)
-    return (waveform - model(waveform, levels)).cpu().numpy()
-
-
-def _by_chunks(model, blocks, level, chunk_seconds):
-    grid = TIME_STRIDE * model.stft.hop_length
-    context = (context_frames() + STFT_CONTEXT_FRAMES) * model.stft.hop_length
-    core = max(1, round(chunk_seconds * model.stft.sample_rate / grid)) * grid
-    held, n_left = [], 0  # samples waiting; the first n_left of them are context that is already done
-    for block in blocks:
-        held.append(block)
-        while sum(b.shape[-1] for b in held) >= n_left + core + context:
-            window = np.concatenate(held, axis=-1)
-            noise = chunk_noise(model, window[:, : n_left + core + context], level)
-            yield noise[:, n_left : n_left + core]
-            keep = max(0, n_left + core - context)  # a multiple of the grid
-            held, n_left = [window[:, keep:]], n_left + core - keep
-    if held and (window := np.concatenate(held, axis=-1)).shape[-1] > n_left:
-        yield chunk_noise(model, window, level)[:, n_left:]
-
-
-class _ColumnStream:
-    """Samples in, noise out, with transforms and network keeping what they still need."""
-
-    def __init__(self, model, level):
-        self.model, self.stft, self.channels = model, model.stft, len(level)
-        level = torch.from_numpy(level.astype(np.float32)).view(-1, 1)
-        self.level = torch.where(level < SILENCE_RMS, torch.ones_like(level), level)
-        self.masks, self.sound = model.network.open(self.channels), OverlapAdd(model.stft, self.channels)
-        self.spectra = torch.zeros(self.channels, model.stft.n_bins, 0, dtype=torch.complex64)
-        # Frames are centred on their times, so that the first one begins before the signal.
-        self.samples = np.zeros((self.channels, model.stft.n_fft // 2), np.float32)
-        self.n_samples = self.n_frames = 0
-
-    def push(self, block):
-        """Take (channels, samples), yield noise as far as it is known."""
-        self.n_samples += block.shape[1]
-        self.samples = np.concatenate([self.samples, block], axis=1)
-        step = self.masks.step * TIME_STRIDE
-        overlap = self.stft.n_fft - self.stft.hop_length
-        while self.samples.shape[1] >= step * self.stft.hop_length + overlap:
-            yield self._pass(step)
-
-    def finish(self):
-        """The rest, as of a signal that zeros continue; some samples more than were pushed."""
-        frames = self.stft.n_frames(self.n_samples) - self.n_frames
-        missing = (frames - 1) * self.stft.hop_length + self.stft.n_fft - self.samples.shape[1]
-        self.samples = np.pad(self.samples, ((0, 0), (0, max(0, missing))))
-        return self._pass(frames, last=True)
-
-    @torch.inference_mode()
-    def _pass(self, frames, last=False):
-        hop = self.stft.hop_length
-        samples = torch.from_numpy(self.samples[:, : (frames - 1) * hop + self.stft.n_fft])
-        spectrum = self.stft.frames(samples / self.level)
-        self.samples = self.samples[:, frames * hop :]
-        self.n_frames += frames
-        mask = self.masks.push(torch.stack([spectrum.real, spectrum.imag], 1), last)
-        spectra = torch.cat([self.spectra, spectrum], -1)
-        ready = spectra[..., : mask.shape[-1]]
-        noise = self.model.noise(mask, ready)
-        self.spectra = spectra[..., mask.shape[-1] :]
-        return (self.sound.push(noise, last) * self.level).numpy()
-
-
-def _by_columns(model, blocks, level):
-    stream, n_given = _ColumnStream(model, level), 0
-    for block in blocks:
-        for noise in stream.push(block):
-            n_given += noise.shape[1]
-            yield noise
-    if stream.n_samples:
-        yield stream.finish()[:, : stream.n_samples - n_given]
+    power = None if print_power is None else torch.from_numpy(print_power.astype(np.float32)).to(model.device)
+    return (waveform - model(waveform, levels, power)).cpu().numpy()

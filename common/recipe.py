@@ -16,15 +16,12 @@ from pathlib import Path
 from common.averaging import average
 from common.calibration import calibrate
 from common.checkpoints import load_weights, save_weights
-from common.dcunet import DCUNet20
 from common.errors import CallError, UserError
 from common.files import write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
-from common.model import Denoiser
 from common.pool import Pool
-from common.stft import STFT
-from common.training import BEST, TrainSettings, train, validate
+from common.training import BEST, IMPROVEMENT, TrainSettings, new_model, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +32,6 @@ STAGE_SECONDS = 3.0
 # Noisy pairs that calibrate a network, to a validation mixture.
 CALIBRATION_SHARE = 4
 FINE_TUNE_LEARNING_RATE = 0.3  # of the universal one
-TARGET_SNR_OFFSET_DB = -5.0, 5.0  # see common.losses
 UNIVERSAL_EPOCHS = 8
 PLAN, TABLE, MEAN = "plan.json", "table.csv", "mean.pth"
 # What may be kept for a noise.
@@ -95,11 +91,12 @@ def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSe
 
 def _pairs(noise):
     """How pairs are mixed: any other noise in the target, but for white noise, of which there is always more."""
-    return MixtureSettings(noise, noise if noise == WHITE else MIXED, target_snr_offset_db=TARGET_SNR_OFFSET_DB)
+    return MixtureSettings(noise, noise if noise == WHITE else MIXED)
 
 
 def _best(history):
-    return max(row["validation_snr_improvement_db"] for row in history)
+    """The improvement, without a print, of the epoch that was kept."""
+    return next(row[IMPROVEMENT] for row in reversed(history) if row["best"])
 
 
 def _plan(folder, minutes, noises, settings, validation, device):
@@ -116,7 +113,7 @@ def _plan(folder, minutes, noises, settings, validation, device):
             raise UserError(f"expected the budget and noises that {folder} was planned for, {plan['minutes']:g} "
                             f"minutes for {', '.join(plan['noises'])}, got others: use the same ones or another folder")
         return plan
-    model = Denoiser(DCUNet20(settings.width, settings.product), STFT()).to(device).eval()
+    model = new_model(settings).to(device).eval()
     validate(model, validation)  # warms up
     started = time.monotonic()
     validate(model, validation)

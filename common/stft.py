@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 
 import torch
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -54,39 +53,3 @@ class STFT:
 
     def _lengths(self):
         return {"n_fft": self.n_fft, "hop_length": self.hop_length, "win_length": self.n_fft, "normalized": True}
-
-
-class OverlapAdd:
-    """The inverse transform of a stream: frames in, samples out, equal to STFT.inverse of all frames at once."""
-
-    def __init__(self, stft: STFT, channels: int):
-        self.stft, self.window = stft, stft.window()
-        # Centred frames begin half a window before the signal.
-        self.skip = stft.n_fft // 2
-        self.tail = torch.zeros(channels, 0)
-        self.tail_weight = torch.zeros(1, 0)
-
-    def push(self, spectrum: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """Take (channels, bins, frames), give the samples (channels, n) that no later frame can change.
-
-        With `last` all samples are given, up to half a window beyond the centre of the last frame.
-        """
-        if not spectrum.shape[-1]:
-            return self.tail[:, :0]
-        scale = self.stft.n_fft ** 0.5  # spectra are divided by it
-        frames = torch.fft.irfft(spectrum.transpose(1, 2), self.stft.n_fft) * (scale * self.window)
-        sound = self._add(self.tail, frames)
-        weight = self._add(self.tail_weight, self.window.square().expand(1, frames.shape[1], -1))
-        n = sound.shape[1] if last else frames.shape[1] * self.stft.hop_length
-        self.tail, self.tail_weight = sound[:, n:], weight[:, n:]
-        skip = min(self.skip, n)
-        self.skip -= skip
-        return sound[:, skip:n] / weight[:, skip:n].clamp_min(1e-8)
-
-    def _add(self, tail, frames):
-        """Frames (channels, frames, n_fft) at their places, over the samples that are left of earlier ones."""
-        n = (frames.shape[1] - 1) * self.stft.hop_length + self.stft.n_fft
-        added = F.fold(frames.transpose(1, 2).contiguous(), (1, n), (1, self.stft.n_fft),
-                       stride=(1, self.stft.hop_length))[:, 0, 0]
-        added[:, : tail.shape[1]] += tail
-        return added

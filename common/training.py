@@ -13,16 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from common.checkpoints import code_commit, load_safely, load_weights, save_atomically, save_weights
-from common.dcunet import DCUNet20
+from common.dcunet import FOLDED, DCUNet20
 from common.errors import CallError, UserError
 from common.files import write_csv
 from common.losses import LOSSES
 from common.model import Denoiser, autocast
+from common.noise_print import print_power
 from common.parallel import Processes
+from common.seeds import stream
 from common.stft import STFT
 from common.widening import widen
 
@@ -30,6 +31,15 @@ log = logging.getLogger(__name__)
 
 LAST, BEST, HISTORY, TENSORBOARD = "last.ckpt", "best.pth", "history.csv", "tensorboard"
 LOG_LINES_PER_EPOCH = 4
+# Columns of the history: without and with a noise print.
+IMPROVEMENT, IMPROVEMENT_WITH_PRINT = "validation_snr_improvement_db", "validation_with_print_db"
+
+# The learning rate after the warm-up, as a share of the highest, over the share of the run that is done.
+SCHEDULES = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+}
 
 
 class Source(Protocol):
@@ -40,6 +50,9 @@ class Source(Protocol):
 
     def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
         """What each row was made of."""
+
+    def prints(self, seed: int, step: int, rows: range, n_samples: int) -> torch.Tensor | None:
+        """Noise prints of the inputs, (len(rows), samples) float32, zeros for a row without one; None for no print."""
 
     def settings(self) -> dict:
         """What decides the batches, as plain values."""
@@ -52,34 +65,40 @@ class Source(Protocol):
 class Validation(Protocol):
     """What chooses the best epoch."""
 
-    def gains(self, model: Denoiser, part: slice) -> list[float]:
-        """SNR improvements in dB over that part of the validation examples."""
+    has_prints: bool
+
+    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float]:
+        """SNR improvements in dB over that part of the validation examples, with noise prints if it has_prints."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Everything that decides a run besides its data; saved with it, and a resumed run must agree.
 
-    width, product: of the DCUNet20. loss: a name in LOSSES. crop_frames: STFT frames per
-    training crop (16k+3 need no padding). batch_size: over all processes. level_jitter_db: crops enter up to this much
-    above or below their normalised level, since at inference the level is the whole song's. ema_decay: of the
-    averaged weights, which are the ones that are validated and saved. minutes: a budget of wall time, validation
-    included, in place of steps_per_epoch; the schedule follows it, `epochs` says how often is validated, and the run is
-    then as repeatable as the machine's speed.
+    plan, width, depth_factors: of the DCUNet20. hop_length: of its STFT, in samples. loss: a name in LOSSES.
+    crop_frames: STFT frames of a training crop (16k need no padding, 16k+3 with the literature's plan). batch_size:
+    over all processes. schedule: a name in SCHEDULES. level_jitter_db: crops enter up to this much above or below their
+    normalised level, since at inference the level is the whole song's. ema_decay: of the averaged weights, which are
+    the ones that are validated and saved. minutes: a budget of wall time, validation included, in place of
+    steps_per_epoch; the schedule follows it, `epochs` says how often is validated, and the run is then as repeatable as
+    the machine's speed.
     """
 
-    width: int = 32
-    product: str = "complex"
+    plan: str = FOLDED
+    width: int = 16
+    depth_factors: tuple[int, ...] | None = None
+    hop_length: int = 512
     loss: str = "sdr"
     epochs: int = 10
     steps_per_epoch: int = 1000
     minutes: float | None = None
     batch_size: int = 4
-    crop_frames: int = 99
-    learning_rate: float = 1e-3
+    crop_frames: int = 96
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     warmup_steps: int = 100
+    schedule: str = "cosine"
     clip_norm: float = 1.0
     ema_decay: float = 0.995
     level_jitter_db: float = 6.0
@@ -88,6 +107,8 @@ class TrainSettings:
     def __post_init__(self):
         if self.loss not in LOSSES:
             raise CallError(f"expected a loss among {', '.join(LOSSES)}, got {self.loss!r}")
+        if self.schedule not in SCHEDULES:
+            raise CallError(f"expected a schedule among {', '.join(SCHEDULES)}, got {self.schedule!r}")
         if self.batch_size < 2:
             raise CallError(f"expected batch_size of at least 2, which batch norm needs, got {self.batch_size}")
         for name in ("epochs", "steps_per_epoch", "crop_frames", "warmup_steps"):
@@ -103,18 +124,18 @@ class Run:
     processes: who trains; start: weights to begin with, of this width or a narrower one, or None.
     """
 
-    def __init__(self, settings, stft, processes, start):
+    def __init__(self, settings, processes, start):
         torch.manual_seed(settings.seed)
         self.settings, self.device = settings, processes.device
-        network = DCUNet20(settings.width, settings.product)
+        self.model = new_model(settings)
         if start is not None:
-            network.load_state_dict(widen(load_weights(start)[0].network, settings.width).state_dict())
-        self.model = Denoiser(network, stft).to(self.device)
+            self.model.network = widen(_begun(start, self.model).network, settings.width, settings.depth_factors)
+        self.model.to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, betas=settings.betas,
                                            weight_decay=settings.weight_decay, fused=True)
         self.callable = processes.wrap(self.model)
-        self.step, self.seconds, self.history = 0, 0.0, []
+        self.step, self.first_step, self.seconds, self.history = 0, 0, 0.0, []
         self.epoch_start = (0, 0.0)  # step and seconds
         # Sums stay where they are made: reading them would make the host wait for the device at every step.
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -124,37 +145,61 @@ class Run:
         """The share of the run that is done, 0 to 1."""
         if self.settings.minutes:
             return min(1.0, self.seconds / (60 * self.settings.minutes))
-        return self.step / (self.settings.epochs * self.settings.steps_per_epoch)
+        return (self.step - self.first_step) / (self.settings.epochs * self.settings.steps_per_epoch)
 
     def epochs_done(self):
         """How many epochs the progress makes."""
         if self.settings.minutes:
             return int(self.progress() * self.settings.epochs)
-        return self.step // self.settings.steps_per_epoch
+        return (self.step - self.first_step) // self.settings.steps_per_epoch
 
     def state(self):
         """What a checkpoint holds besides the settings."""
         return {"model": self.model.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
+                "optimizer": self.optimizer.state_dict(), "step": self.step, "first_step": self.first_step,
+                "seconds": self.seconds,
                 "history": self.history, "epoch_start": list(self.epoch_start), "epoch_loss": float(self.epoch_loss)}
 
-    def load(self, content):
-        """Go on from what state() gave."""
+    def branch(self, content):
+        """Begin a run of its own where the run stood whose state() this is, its optimiser included."""
         self.model.load_state_dict(content["model"])
         self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.seconds, self.history = content["step"], content["seconds"], content["history"]
+        self.step = self.first_step = content["step"]
+        self.epoch_start = (self.step, 0.0)
+
+    def load(self, content):
+        """Go on from what state() gave."""
+        self.branch(content)
+        self.first_step, self.seconds, self.history = (content[k] for k in ("first_step", "seconds", "history"))
         self.epoch_start = tuple(content["epoch_start"])
         self.epoch_loss.fill_(content["epoch_loss"])
 
 
-def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:
-    """Linear warm-up over steps, times a cosine to zero over the whole run."""
-    return min(1.0, (step + 1) / warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
+def new_model(settings: TrainSettings) -> Denoiser:
+    """The untrained model of a run."""
+    network = DCUNet20(settings.width, settings.plan, settings.depth_factors)
+    return Denoiser(network, STFT(hop_length=settings.hop_length))
 
 
-def _plain(settings, source, start):
-    everything = asdict(settings) | {"start": start and str(start)}
+def _begun(start, new):
+    """The model of weights to begin with; raises UserError when its form is not that of the `new` model."""
+    model = load_weights(start)[0]
+    for name, found, wanted in (("plan", model.network.plan_name, new.network.plan_name),
+                                ("STFT", model.stft, new.stft)):
+        if found != wanted:
+            raise UserError(f"expected weights of {name} {wanted} to begin with, but {start} has {found}: set the same "
+                            "or choose other weights")
+    return model
+
+
+def learning_rate_factor(step: int, progress: float, warmup_steps: int, schedule: str = "cosine") -> float:
+    """Linear warm-up over steps, times the schedule over the whole run."""
+    return min(1.0, (step + 1) / warmup_steps) * SCHEDULES[schedule](progress)
+
+
+def _plain(settings, source, start, branch):
+    everything = asdict(settings) | {"start": start and str(start), "branch": branch and str(branch)}
     everything |= {f"data.{name}": value for name, value in source.settings().items()}
     return json.loads(json.dumps(everything))
 
@@ -176,15 +221,18 @@ def train_step(run: Run, source: Source, processes: Processes) -> None:
     """One optimiser step on this process's rows of the batch; nothing here waits for the device."""
     settings, device = run.settings, run.device
     rows = processes.rows(settings.batch_size)
-    noisy, target = (x.to(device, non_blocking=True) for x in source.batch(
-        settings.seed, run.step, rows, _crop_samples(run)))
-    jitter = np.random.default_rng([settings.seed, run.step]).uniform(-1, 1, (settings.batch_size, 1))[rows]
+    where = settings.seed, run.step, rows, _crop_samples(run)
+    noisy, target = (x.to(device, non_blocking=True) for x in source.batch(*where))
+    prints = source.prints(*where) if run.model.takes_print else None
+    power = None if prints is None else print_power(prints.to(device, non_blocking=True), run.model.stft)
+    jitter = stream(settings.seed, "level jitter", run.step).uniform(-1, 1, (settings.batch_size, 1))[rows]
     jitter = torch.from_numpy(10 ** (jitter * settings.level_jitter_db / 20)).float().to(device, non_blocking=True)
     for group in run.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * learning_rate_factor(run.step, run.progress(), settings.warmup_steps)
+        group["lr"] = settings.learning_rate * learning_rate_factor(run.step, run.progress(), settings.warmup_steps,
+                                                                    settings.schedule)
     run.callable.train()
     with autocast(device):
-        estimate = run.callable(noisy, noisy.square().mean(-1, keepdim=True).sqrt() * jitter)
+        estimate = run.callable(noisy, noisy.square().mean(-1, keepdim=True).sqrt() * jitter, power)
     loss = LOSSES[settings.loss](estimate, target, noisy)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -220,13 +268,15 @@ def _check_finite(run, source, processes):
                         "lower the learning rate")
 
 
-def validate(model: Denoiser, validation: Validation, processes: Processes | None = None) -> float:
+def validate(model: Denoiser, validation: Validation, processes: Processes | None = None,
+             with_print: bool = False) -> float:
     """Mean SNR improvement in dB over validation examples, shared out over the processes.
 
-    Raises UserError when there is none to measure.
+    with_print: the model is given noise prints. Raises UserError when there is none to measure.
     """
     processes = processes or Processes()
-    gains = validation.gains(model, slice(processes.rank, None, processes.count))
+    part = slice(processes.rank, None, processes.count)
+    gains = validation.gains(model, part, with_print=True) if with_print else validation.gains(model, part)
     total, n = processes.sum(torch.tensor([sum(gains), len(gains)], dtype=torch.float64, device=processes.device))
     if not n:
         raise UserError("expected validation segments above -60 dBFS, but all are silent: check the validation set")
@@ -236,26 +286,36 @@ def validate(model: Denoiser, validation: Validation, processes: Processes | Non
 def _finish_epoch(run, validation, folder, info, processes):
     """Validate; write the epoch's weights, mark the best, extend the history. Returns the new row."""
     epoch, settings = len(run.history) + 1, run.settings
-    improvement = validate(run.average, validation, processes)
+    gains = {IMPROVEMENT: validate(run.average, validation, processes)}
+    if run.model.takes_print and validation.has_prints:
+        gains[IMPROVEMENT_WITH_PRINT] = validate(run.average, validation, processes, with_print=True)
     losses = processes.sum(run.epoch_loss) / processes.count
-    best = improvement > max((h["validation_snr_improvement_db"] for h in run.history), default=-math.inf)
+    best = _mean_gain(gains) > max(map(_mean_gain, run.history), default=-math.inf)
     steps = run.step - run.epoch_start[0]
     row = {"epoch": epoch, "steps": run.step, "train_loss": float(losses) / steps,
-           "validation_snr_improvement_db": improvement, "learning_rate": run.optimizer.param_groups[0]["lr"],
+           **gains, "learning_rate": run.optimizer.param_groups[0]["lr"],
            "seconds": run.seconds - run.epoch_start[1], "best": best}
     run.history.append(row)
     run.epoch_loss.zero_()
     run.epoch_start = (run.step, run.seconds)
     if not processes.first:
         return row
-    info = info | {"epoch": epoch, "steps": run.step, "validation_snr_improvement_db": improvement}
+    info = info | {"epoch": epoch, "steps": run.step, **gains}
     save_weights(run.average, folder / f"epoch_{epoch:03d}.pth", info)
     if best:
         save_weights(run.average, folder / BEST, info)
     write_csv(folder / HISTORY, run.history)
-    log.info("epoch %d/%d: loss %.3f, validation SNR improvement %+.2f dB%s, %.2f s per step", epoch, settings.epochs,
-             row["train_loss"], improvement, " (best)" if best else "", row["seconds"] / steps)
+    told = ", ".join(f"{gains[name]:+.2f} dB {words}" for name, words in
+                     ((IMPROVEMENT, "blind"), (IMPROVEMENT_WITH_PRINT, "with a noise print")) if name in gains)
+    log.info("epoch %d/%d: loss %.3f, validation SNR improvement %s%s, %.2f s per step", epoch, settings.epochs,
+             row["train_loss"], told, " (best)" if best else "", row["seconds"] / steps)
     return row
+
+
+def _mean_gain(row):
+    """What chooses the best epoch: the mean of the improvements without and with a print."""
+    gains = [row[name] for name in (IMPROVEMENT, IMPROVEMENT_WITH_PRINT) if name in row]
+    return sum(gains) / len(gains)
 
 
 def _tensorboard(folder, step):
@@ -273,36 +333,39 @@ def _tensorboard(folder, step):
     return write
 
 
-def _prepare(folder, settings, plain, stft, processes, start):
+def _prepare(folder, settings, plain, processes, start, branch):
     """The run in `folder`, new or resumed."""
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, stft, processes, start)
+    run = Run(settings, processes, start)
     if (folder / LAST).is_file():
         _resume(run, plain, folder / LAST)
     elif any(folder.glob("epoch_*.pth")):
         raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without {LAST}: "
                         "choose another folder")
+    elif branch is not None:
+        run.branch(load_safely(Path(branch) / LAST))
     return run
 
 
 def train(settings: TrainSettings, source: Source, validation: Validation, folder: str | Path, device: str = "cpu",
-          info: dict | None = None, stft: STFT | None = None, start: str | Path | None = None,
+          info: dict | None = None, start: str | Path | None = None, branch: str | Path | None = None,
           tensorboard: bool = False, compiled: bool = False, checkpoint_seconds: float = 60.0) -> list[dict]:
     """Train, or go on where a run in `folder` stopped, and return the history (one row per epoch).
 
     Writes epoch_NNN.pth and best.pth (averaged weights), history.csv, and last.ckpt at least every
     `checkpoint_seconds`; with `tensorboard` also curves. start: weights to begin with (fine-tuning), of this width or a
-    narrower one. compiled: through torch.compile. Launched as several processes, all train one model. Raises UserError
-    for other settings than the folder's, for wider weights to begin with, and for a non-finite loss, naming the files;
-    CallError for a batch that the processes cannot share.
+    narrower one. branch: the folder of a run of the same network, from whose last checkpoint to begin, as with a
+    falling learning rate after a constant one. compiled: through torch.compile. Launched as several processes, all
+    train one model. Raises UserError for other settings than the folder's, for wider weights to begin with, and for a
+    non-finite loss, naming the files; CallError for a batch that the processes cannot share.
     """
     folder, processes = Path(folder), Processes(device)
     if settings.minutes and processes.count > 1:
         raise CallError("expected a number of steps, not minutes, for several processes, whose clocks differ: set "
                         "steps_per_epoch")
     processes.rows(settings.batch_size)
-    plain = _plain(settings, source, start)
-    run = _prepare(folder, settings, plain, stft or STFT(), processes, start)
+    plain = _plain(settings, source, start, branch)
+    run = _prepare(folder, settings, plain, processes, start, branch)
     if processes.first and processes.count > 1:
         log.info("%d processes, %d rows of each batch in this one", processes.count, len(processes.rows(
             settings.batch_size)))
@@ -328,8 +391,7 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
                          done, loss, (run.seconds - run.epoch_start[1]) / done)
         if ended:
             row = _finish_epoch(run, validation, folder, info, processes)
-            curves(run.step, {"epoch loss": row["train_loss"], "validation SNR improvement (dB)":
-                              row["validation_snr_improvement_db"]})
+            curves(run.step, {"epoch loss": row["train_loss"], "validation SNR improvement (dB)": row[IMPROVEMENT]})
             run.seconds = time.monotonic() - began
         if save and processes.first:
             save_atomically({"settings": plain} | run.state(), folder / LAST)

@@ -27,25 +27,33 @@ from common.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_v
 from common.parallel import Processes
 from common.pool import INDEX, Pool
 from common.recipe import format_table, run_recipe
-from common.training import TrainSettings, train, validate
+from common.training import IMPROVEMENT, IMPROVEMENT_WITH_PRINT, TrainSettings, train, validate
 
 log = logging.getLogger(__name__)
 
 HELP = {
-    "width": "complex channels of the first layer", "product": "of mask and spectrum, complex or elementwise",
+    "plan": "table of the network's layers, folded or literature", "width": "complex channels of the first layer",
+    "depth_factors": "complex channels of the ten encoder layers in multiples of the width (default: the plan's)",
+    "hop_length": "samples between STFT frames",
     "loss": "sdr, weighted_sdr or spectrum_l2", "epochs": "validations, and weights files",
     "steps_per_epoch": "optimiser steps between them", "minutes": "a budget of time in place of steps",
     "batch_size": "crops of a step, over all processes", "crop_frames": "STFT frames of a crop",
     "learning_rate": "the highest", "weight_decay": "of AdamW", "betas": "of AdamW",
-    "warmup_steps": "of the learning rate", "clip_norm": "of the gradient", "ema_decay": "of the averaged weights",
+    "warmup_steps": "of the learning rate", "clip_norm": "of the gradient",
+    "schedule": "of the learning rate after the warm-up: cosine, constant or linear",
+    "ema_decay": "of the averaged weights",
     "level_jitter_db": "range of the level around that of the crop", "seed": "another seed, other weights and batches",
     "noise": "of the input: names with weights, as white:2,siren (mixed: everything)",
     "target_noise": "of the target, as --noise", "snr_db": "range for either member, lowest and highest",
-    "target_snr_offset_db": "range of the target's SNR above the input's (default: drawn on its own)",
+    "target_snr_offset_db": "range of the target's SNR above the input's",
+    "print_share": "share of the rows with a noise print", "print_seconds": "range of a print's length",
     "song_speed": "range of how much faster songs are played",
     "noise_speed": "range of how much faster noises are played",
     "clean_target": "Noise2Clean on the same draws",
 }
+
+TUPLES = {"betas": {"type": float, "nargs": 2, "metavar": ("FIRST", "SECOND")},
+          "depth_factors": {"type": int, "nargs": 10, "metavar": "FACTOR"}}
 
 
 def _add_fields(parser, settings_class, leave_out=()):
@@ -59,8 +67,7 @@ def _add_fields(parser, settings_class, leave_out=()):
         if isinstance(field.default, bool):
             options["action"] = "store_true"
         elif "tuple" in str(field.type):
-            names = ("FIRST", "SECOND") if field.name == "betas" else ("LOW", "HIGH")
-            options |= {"type": float, "nargs": 2, "metavar": names}
+            options |= TUPLES.get(field.name, {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")})
         else:
             options["type"] = float if field.default is None else type(field.default)
         parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
@@ -91,7 +98,7 @@ def _run(args):
     source, validation = _sources(args, device)
     try:
         train(TrainSettings(**_given(args, TrainSettings)), source, validation, args.output, device,
-              {"data": str(args.data)}, start=args.start, tensorboard=args.tensorboard, compiled=args.compile)
+              {"data": str(args.data)}, args.start, args.branch, tensorboard=args.tensorboard, compiled=args.compile)
     except RuntimeError as error:
         if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "peer")):
             raise
@@ -141,10 +148,14 @@ def _publish(args):
     else:
         model.confidence = None
         plain = kept = validate(model, validation)
-    info |= args.info | {"noise": mixture.noise, "validation_snr_improvement_db": kept}
+    info |= args.info | {"noise": mixture.noise, IMPROVEMENT: kept}
+    told = ""
+    if model.takes_print:
+        info[IMPROVEMENT_WITH_PRINT] = validate(model, validation, with_print=True)
+        told = f", {info[IMPROVEMENT_WITH_PRINT]:+.2f} dB with noise prints"
     save_weights(model, args.output, info, half=True)
-    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published; %s written, %.1f MB",
-             args.n_validation, plain, kept, args.output, Path(args.output).stat().st_size / 1e6)
+    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published%s; %s written, %.1f MB",
+             args.n_validation, plain, kept, told, args.output, Path(args.output).stat().st_size / 1e6)
 
 
 def _classify(args):
@@ -192,6 +203,8 @@ def _parser():
     add("data", help="a pool, or a folder with train/ and validation/ of merged pairs")
     add("-o", "--output", required=True, help="folder for the weights")
     add("--start", help="weights to begin with, not wider than --width: a .pth file, or a name from pretrained_weights")
+    add("--branch", metavar="FOLDER", help="a run from whose last checkpoint to begin, as with --schedule linear after "
+        "a run with --schedule constant")
     add("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     _add_fields(run, TrainSettings)
     _add_fields(run, MixtureSettings)

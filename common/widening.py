@@ -6,18 +6,25 @@ those that the narrow one already took need not be taken again. After Net2Net (C
 instead; zeros need no noise to tell copies apart.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from common.dcunet import DCUNet20
 from common.errors import UserError
 
 
-def widen(narrow: DCUNet20, width: int) -> DCUNet20:
-    """A network of `width` that equals `narrow` in evaluation mode; raises UserError for a width below its own."""
-    if width < narrow.width:
-        raise UserError(f"expected a width of at least {narrow.width}, that of the weights to begin with, got {width}: "
-                        "set a width that is not narrower, or choose other weights")
-    wide = DCUNet20(width, narrow.product)
+def widen(narrow: DCUNet20, width: int, depth_factors: Sequence[int] | None = None) -> DCUNet20:
+    """A network of the same plan that equals `narrow` in evaluation mode.
+
+    width, depth_factors: as of DCUNet20; no layer may have fewer channels than that of `narrow`, else UserError.
+    """
+    wide = DCUNet20(width, narrow.plan_name, depth_factors)
+    for old, new in zip(narrow.depth_factors, wide.depth_factors, strict=True):
+        if new * width < old * narrow.width:
+            raise UserError(f"expected a network at least as wide as the weights to begin with, width {narrow.width} "
+                            f"and depth factors {narrow.depth_factors}, got {width} and {wide.depth_factors}: set a "
+                            "width that is not narrower, or choose other weights")
     with torch.no_grad():
         for old, new in zip(narrow.modules(), wide.modules(), strict=True):
             if hasattr(old, "weight_real"):

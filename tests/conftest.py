@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.dcunet import DCUNet20
+from common.dcunet import FOLDED, DCUNet20
 from common.demo import make_corpus
 from common.manifest import read_manifest
-from common.model import Denoiser
+from common.model import PRECISION_VARIABLE, Denoiser
 from common.packing import pack
 from common.stft import STFT
 
@@ -61,17 +61,28 @@ def merged(corpus, call, tmp_path_factory):
     return _merged
 
 
-@pytest.fixture(scope="session")
-def model():
+def mini_model(plan=FOLDED):
     """A mini network with settled batch-norm statistics and a mask that does something."""
     torch.manual_seed(0)
-    denoiser = Denoiser(DCUNet20(2), STFT())
+    denoiser = Denoiser(DCUNet20(2, plan), STFT())
     denoiser.train()
     with torch.no_grad():
         for _ in range(2):
             denoiser(torch.randn(2, 98 * 512))
         denoiser.network.mask.weight_real.mul_(5)
     return denoiser.eval()
+
+
+@pytest.fixture(scope="session")
+def model():
+    return mini_model()
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request, monkeypatch):
+    """Whatever this machine computes fastest, other machines compute in the other precision."""
+    monkeypatch.setenv(PRECISION_VARIABLE, request.param)
+    return request.param
 
 
 @pytest.fixture

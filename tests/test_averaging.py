@@ -3,15 +3,15 @@ import torch
 
 from common.averaging import average
 from common.checkpoints import load_weights, save_weights
-from common.dcunet import DCUNet20
+from common.dcunet import FOLDED, LITERATURE, DCUNet20
 from common.errors import UserError
 from common.model import Denoiser
 from common.stft import STFT
 
 
-def write(path, width=2, seed=0, product="complex", **settings):
+def write(path, width=2, seed=0, plan=FOLDED, **settings):
     torch.manual_seed(seed)
-    model = Denoiser(DCUNet20(width, product), STFT())
+    model = Denoiser(DCUNet20(width, plan), STFT())
     for norm in model.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.running_mean.normal_()
@@ -32,7 +32,7 @@ def test_the_mean_in_which_a_file_given_twice_counts_twice(tmp_path):
 
 def test_networks_of_different_form(tmp_path):
     a, b, c = (tmp_path / f"{name}.pth" for name in "abc")
-    write(a), write(b, width=3), write(c, product="elementwise")
+    write(a), write(b, width=3), write(c, plan=LITERATURE)
     for other in (b, c):
         with pytest.raises(UserError, match=r"expected networks of one form, .*: average weights that were fine-tuned"):
             average([a, other])

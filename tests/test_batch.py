@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 
 from common import batch
-from common.audio import AudioWriter, read_audio, write_audio
+from common.audio import AUDIO_SUFFIXES, OUTPUT_SUFFIXES, AudioWriter, read_audio, write_audio
 from common.checkpoints import save_weights
 from common.errors import CallError
 from common.tags import Tags, read_tags
@@ -66,6 +66,19 @@ def test_like_input_keeps_formats(call, weights, songs, tmp_path):
     call("-m", "common.denoising", songs, "-o", tmp_path / "out", "--model", weights, "--like-input")
     assert tree(tmp_path / "out") == tree(songs)
     assert sf.info(tmp_path / "out" / "a.wav").subtype == "PCM_24"
+
+
+@pytest.mark.parametrize("suffix", AUDIO_SUFFIXES)
+def test_like_input_goes_to_the_same_kind_of_file_or_the_nearest(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").touch()
+    (job,) = batch.plan([str(tmp_path / f"a{suffix}")], str(tmp_path / "out"), like_input=True)
+    assert job.target.suffix == {".mp4": ".m4a", ".aac": ".m4a"}.get(suffix, suffix)
+
+
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+def test_a_name_with_a_suffix_that_can_be_written_is_a_file(songs, tmp_path, suffix):
+    (job,) = batch.plan([str(songs / "a.wav")], str(tmp_path / f"out{suffix}"))
+    assert job.target == tmp_path / f"out{suffix}"
 
 
 def test_one_file_into_one_file(call, weights, songs, tmp_path):

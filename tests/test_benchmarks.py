@@ -26,8 +26,8 @@ def test_long_song(call):
 def test_inference(call):
     done = call("-m", "benchmarks.inference", "--width", 1, "--seconds", 1.15, "--rounds", 1)
     rows = re.findall(r"^(\w+) +[\d.]+ +[\d.]+ +[\d.]+ +\d+ +(\S+)$", done.stdout, re.M)
-    assert [name for name, _ in rows] == ["textbook", "training_form", "convolutions", "stream"]
-    assert all(float(error) < 1e-5 for _, error in rows[1:])
+    assert [name for name, _ in rows] == ["textbook", "training_form", "convolutions", "bfloat16"]
+    assert all(float(error) < (0.02 if name == "bfloat16" else 1e-5) for name, error in rows[1:])
 
 
 @pytest.mark.slow

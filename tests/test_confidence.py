@@ -19,6 +19,7 @@ from common.confidence import (
     believed,
     describe,
 )
+from common.dcunet import LITERATURE, PLANS
 from common.denoising import denoise
 from common.inference import inference_form
 from common.model import Denoiser
@@ -101,7 +102,7 @@ def test_confidence_travels_with_the_weights(model, varying, tmp_path):
 class TakesHigh(torch.nn.Module):
     """Takes all above some 5 kHz for noise."""
 
-    product = "complex"
+    plan = PLANS[LITERATURE]
 
     def __init__(self):
         super().__init__()
@@ -191,7 +192,7 @@ def test_caution_costs_improvement_and_spares_songs():
     assert chosen["improved_percent"] >= best["improved_percent"]
 
 
-def test_calibrating_leaves_the_model_with_its_confidence(harmful):
+def test_calibrating_leaves_the_model_with_its_confidence(harmful, precision):
     found = calibrate(harmful, Pairs(False), Pairs(True), 12, 6)
     assert found["improvement_db"] > found["plain_db"] + 5 and found["plain_improved_percent"] == 50
     assert {"shift": found["shift"], "improvement_db": found["improvement_db"]}.items() <= next(

@@ -37,7 +37,7 @@ def pool():
         add(f"tone{n}", SONG, f"tone{n}", song)
     for label in LABELS:
         for n in range(4):
-            add(f"{label}{n}", label, f"{label}-{n // 2}", rng.uniform(-0.3, 0.3, (1, 30000)))
+            add(f"{label}{n}", label, f"{label}-{n // 2}", rng.uniform(-0.3, 0.3, (1, 45000)))
     return Pool(clips, torch.from_numpy(np.concatenate(samples)))
 
 
@@ -52,7 +52,7 @@ def test_rows_are_decided_alone(pool):
         part = made.batch(1, 2, rows, 5000)
         assert torch.equal(part[0], inputs[rows]) and torch.equal(part[1], targets[rows])
     assert not torch.equal(inputs, made.batch(1, 3, range(6), 5000)[0])
-    assert "white" in str(made.names(1, 2, range(6), 5000))
+    assert "white" in str(made.names(1, 2, range(60), 5000))
 
 
 def test_every_song_is_as_likely_as_any_other(pool):
@@ -62,8 +62,9 @@ def test_every_song_is_as_likely_as_any_other(pool):
 
 
 def test_mixtures_hold_one_song_and_independent_noises_at_their_snr(pool):
-    noisy, target = source(pool, snr_db=(5, 5)).batch(3, 0, range(24), 40000)
-    same_noisy, song = source(pool, snr_db=(5, 5), clean_target=True).batch(3, 0, range(24), 40000)
+    settings = {"snr_db": (5, 5), "target_snr_offset_db": None}
+    noisy, target = source(pool, **settings).batch(3, 0, range(24), 40000)
+    same_noisy, song = source(pool, **settings, clean_target=True).batch(3, 0, range(24), 40000)
     assert torch.equal(noisy, same_noisy)  # the same draws, another target
     first, second = noisy - song, target - song
     assert float(song.square().mean().sqrt()) == pytest.approx(1, rel=0.02)
@@ -85,6 +86,47 @@ def test_a_target_can_follow_the_snr_of_its_input(pool):
     assert np.std(drawn[None][0] - drawn[None][1]) > 3
 
 
+@pytest.mark.parametrize("noise", ["white", "hum", "siren"])
+def test_a_print_is_the_inputs_noise_elsewhere(pool, noise):
+    """P1: the same clip at the same level, and no sample of it in the mixture."""
+    made = source(pool, noise=noise, target_noise="rain", print_share=1.0, print_seconds=(0.3, 0.3))
+    for row in range(20):
+        _, noisy, _, heard = made._draw(0, 0, row, 5000)
+        assert heard is not None and (heard.label, heard.gain, heard.speed) == (noisy.label, noisy.gain, noisy.speed)
+        if noise == "siren":
+            places = [set(range(p.begin, p.begin + p.length)) for p in (noisy, heard)]
+            assert not places[0] & places[1] and set.union(*places) == set(range(heard.clip.length))
+        else:
+            assert heard.offset == 5000 and heard.seed == noisy.seed
+    prints, noisy = made.prints(0, 0, range(20), 5000), made.batch(0, 0, range(20), 5000)[0]
+    assert prints.shape == (20, int(0.3 * SAMPLE_RATE))
+    song = source(pool, noise=noise, target_noise="rain", clean_target=True).batch(0, 0, range(20), 5000)[1]
+    ratio_db = 10 * torch.log10(prints.square().mean() / (noisy - song).square().mean())
+    assert float(ratio_db) == pytest.approx(0, abs=0.5)
+
+
+def test_prints_come_for_a_share_of_the_rows_and_change_no_mixture(pool):
+    batches = {}
+    for share in (0.0, 0.6, 1.0):
+        made = source(pool, print_share=share, print_seconds=(0.3, 0.4))
+        batches[share] = made.batch(0, 3, range(60), 3000)[0]
+        given = made.prints(0, 3, range(60), 3000).abs().amax(1) > 0
+        assert float(given.float().mean()) == pytest.approx(share, abs=0.15)
+    assert all(torch.equal(batches[0.0], other) for other in batches.values())
+
+
+def test_a_clip_that_is_too_short_gives_no_print(pool):
+    short = [replace(clip, length=20000) if clip.label != SONG else clip for clip in pool.clips]
+    made = source(Pool(short, pool.samples), noise="siren", target_noise="rain", print_share=1.0)
+    assert not made.prints(0, 0, range(8), 3000).any()
+
+
+def test_validation_never_repeats_the_draws_of_training(pool):
+    both = Pool([*pool.clips, *(replace(clip, split="validation") for clip in pool.clips)], pool.samples)
+    made = [MixtureSource(both, MixtureSettings("white", "white"), split) for split in ("train", "validation")]
+    assert not torch.equal(*(m.batch(0, 0, range(4), 3000)[0] for m in made))
+
+
 def test_the_noises_of_a_pair_share_no_label(pool):
     made = source(pool, noise="dog_bark,rain:3", target_noise="classes,other,white:0.5")
     names = [name.split(" + ")[1].split(" / ") for name in made.names(0, 0, range(400), 1000)]
@@ -96,7 +138,7 @@ def test_the_noises_of_a_pair_share_no_label(pool):
 
 def test_a_crop_is_the_clips_own_samples_at_speed_one_and_looped(pool):
     clip = pool.clips[2]
-    args = [torch.tensor([x]) for x in (clip.start, clip.length, 29990)]
+    args = [torch.tensor([x]) for x in (clip.start, clip.length, 44990)]
     floats = [torch.tensor([x], dtype=torch.float64) for x in (1.0, 1.0)]
     crop = _interpolate(pool.samples, *args, *floats, 40, 40 + 2 * HALF_TAPS + 1)[0]
     expected = pool.samples[clip.start : clip.start + clip.length].float().roll(10)[:40]
@@ -182,7 +224,7 @@ def test_validation_measures_the_improvement_and_can_be_shared(pool):
     validation = MixtureValidation(source(pool, snr_db=(0, 10), clean_target=True), 5, 20000, batch_size=2)
 
     class Half(torch.nn.Module):
-        def forward(self, noisy):
+        def forward(self, noisy, print_power=None):
             return 0.5 * noisy
 
     gains = validation.gains(Half(), slice(None))

@@ -10,6 +10,7 @@ from common.checkpoints import load_weights
 from common.dataset import PairSource, find_pairs
 from common.errors import CallError, UserError
 from common.evaluation import PairValidation
+from common.mixtures import MixtureSettings, pool_sources
 from common.training import TrainSettings, train
 
 MINI = {"width": 1, "epochs": 2, "steps_per_epoch": 3, "batch_size": 2, "warmup_steps": 2}
@@ -37,6 +38,7 @@ class _Wrapped:
 
     def __init__(self, source, batch):
         self.settings, self.names, self.batch, self.clean_target = source.settings, source.names, batch, False
+        self.prints = source.prints
 
 
 def test_weights_for_every_epoch_and_the_best_marked(finished):
@@ -91,7 +93,7 @@ def test_a_finished_run_is_left_as_it_is(finished, data):
 
 
 def test_other_settings_are_refused_and_listed(finished, data):
-    with pytest.raises(UserError, match=r"width was 1 and is 2; learning_rate was 0\.001 and is 0\.1"):
+    with pytest.raises(UserError, match=r"width was 1 and is 2; learning_rate was 0\.003 and is 0\.1"):
         train(TrainSettings(**(MINI | {"width": 2, "learning_rate": 0.1})), *data, finished[0])
     source, validation = data
     other = _Wrapped(source, source.batch)
@@ -127,16 +129,49 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_files(data, tmp_path):
     assert asked == [1] and not list(tmp_path.glob("*.pth")) and not (tmp_path / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"loss": "l1"}, {"epochs": 0}, {"batch_size": 1}, {"minutes": 0.0}])
+@pytest.mark.parametrize("wrong", [{"loss": "l1"}, {"schedule": "cubic"}, {"epochs": 0}, {"batch_size": 1},
+                                   {"minutes": 0.0}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(CallError, match="expected"):
         TrainSettings(**wrong)
 
 
-def test_the_schedule_warms_up_and_ends_at_zero():
-    factors = [training.learning_rate_factor(step, step / 200, 20) for step in range(201)]
-    assert factors[0] == pytest.approx(1 / 20) and max(factors) > 0.96 and factors.index(max(factors)) == 19
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_schedule_warms_up_and_ends_at_zero(schedule):
+    factors = [training.learning_rate_factor(step, step / 200, 20, schedule) for step in range(201)]
+    assert factors[0] == pytest.approx(1 / 20) and max(factors) > 0.9 and factors.index(max(factors)) == 19
     assert factors[200] == pytest.approx(0, abs=1e-9) and np.all(np.diff(factors[20:]) < 0)
+
+
+def test_a_constant_rate_only_warms_up():
+    assert [training.learning_rate_factor(step, step / 10, 4, "constant") for step in (0, 3, 10)] == [0.25, 1, 1]
+
+
+def test_a_branch_goes_on_where_a_run_stands_with_a_falling_rate(data, tmp_path):
+    constant = TrainSettings(**(MINI | {"schedule": "constant"}))
+    train(constant, *data, tmp_path / "constant")
+    settings = TrainSettings(**(MINI | {"schedule": "linear", "epochs": 1, "steps_per_epoch": 2}))
+    history = train(settings, *data, tmp_path / "branch", branch=tmp_path / "constant")
+    assert [row["steps"] for row in history] == [8]  # the draws of steps 7 and 8 of the run that it left
+    assert history[0]["learning_rate"] == pytest.approx(constant.learning_rate / 2)
+    state = torch.load(tmp_path / "branch" / "last.ckpt", weights_only=True)
+    assert {float(s["step"]) for s in state["optimizer"]["state"].values()} == {8.0}
+    assert train(settings, *data, tmp_path / "branch", branch=tmp_path / "constant") == history
+
+
+def test_prints_are_heard_in_training_and_validated(pool_folder, tmp_path, precision):
+    sources = pool_sources(pool_folder, MixtureSettings(), 4)
+    mini = MINI | {"epochs": 1}
+    row, = train(TrainSettings(**mini), *sources, tmp_path / "folded")
+    blind, with_print = (training.validate(load_weights(tmp_path / "folded" / "best.pth")[0], sources[1],
+                                           with_print=heard) for heard in (False, True))
+    assert row["validation_snr_improvement_db"] == pytest.approx(blind, abs=1e-4)
+    assert row["validation_with_print_db"] == pytest.approx(with_print, abs=1e-4) and blind != with_print
+    other, = train(TrainSettings(**mini), *pool_sources(pool_folder, MixtureSettings(print_share=0), 4),
+                   tmp_path / "none")
+    assert other["train_loss"] != row["train_loss"]
+    literature, = train(TrainSettings("literature", **mini), *sources, tmp_path / "literature")
+    assert "validation_with_print_db" not in literature
 
 
 def test_a_budget_of_minutes_is_kept_and_resumed(data, tmp_path):
@@ -174,10 +209,15 @@ def test_a_network_learns_from_noisy_targets_alone(tmp_path, rng):
             song = np.stack([sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(100, 2000, 3)) for _ in rows])
             return [torch.from_numpy(song + 0.5 * rng.standard_normal(song.shape)).float() for _ in range(2)]
 
+        def prints(self, *where):
+            return None
+
         def settings(self):
             return {}
 
     class Chord:
+        has_prints = False
+
         def gains(self, model, part):
             t = np.arange(98 * 512) / 44100
             clean = sum(np.sin(2 * np.pi * f * t) for f in (220, 554, 1318))

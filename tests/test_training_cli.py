@@ -27,11 +27,11 @@ def test_pack_and_train_on_a_pool(call, corpus, tmp_path):
     assert "train 0.7 / 4.0 min" in done.stderr and "kbit/s" in done.stderr
     call("-m", "common.training", "unpack", tmp_path / "pool.zip", "-o", tmp_path / "there")
     done = call("-m", "common.training", "run", tmp_path / "there", "-o", tmp_path / "w", *SMALL, "--epochs", 1,
-                "--steps-per-epoch", 2, "--noise", "siren", "--clean-target", "--product", "elementwise", "--loss",
+                "--steps-per-epoch", 2, "--noise", "siren", "--clean-target", "--plan", "literature", "--loss",
                 "weighted_sdr")
     assert "epoch 1/1" in done.stderr
     model, info = load_weights(tmp_path / "w" / "best.pth")
-    assert model.network.product == "elementwise" and info["method"] == "Noise2Clean"
+    assert model.network.plan_name == "literature" and info["method"] == "Noise2Clean"
     settings = info["settings"]
     assert settings["data.pool_sha256"] == Pool.load(tmp_path / "there").sha256() and info["commit"] == code_commit()
     assert (settings["loss"], settings["data.noise"], settings["data.clean_target"]) == ("weighted_sdr", "siren", True)
@@ -46,6 +46,8 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     published, info = load_weights(tmp_path / "p.pth")
     assert careful > plain + 1 and info.pop("validation_snr_improvement_db") == pytest.approx(careful, abs=0.005)
     assert info.pop("confidence")["plain_db"] == pytest.approx(plain, abs=0.005)
+    heard = float(re.search(r"published, (\S+) dB with noise prints", done.stderr)[1])
+    assert info.pop("validation_with_print_db") == pytest.approx(heard, abs=0.005) and heard != plain
     assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC"}
     assert published.confidence.weight.shape == (50,) and published.confidence.weight.abs().max() > 0
     assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()

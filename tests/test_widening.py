@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from common.checkpoints import save_weights
-from common.dcunet import DCUNet20
+from common.dcunet import PLANS, DCUNet20
 from common.errors import UserError
 from common.model import Denoiser
 from common.parallel import Processes
@@ -11,10 +11,14 @@ from common.training import Run, TrainSettings
 from common.widening import widen
 
 
-@pytest.fixture
-def narrow():
+def random_planes(network):
+    return torch.randn(2, 2 * network.plan.inputs, 129, 19)
+
+
+@pytest.fixture(params=PLANS)
+def narrow(request):
     torch.manual_seed(0)
-    network = DCUNet20(2, "elementwise")
+    network = DCUNet20(2, request.param)
     for norm in network.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
@@ -27,9 +31,9 @@ def narrow():
 
 @pytest.mark.parametrize("width", [2, 3, 5])
 def test_equals_the_narrow_network(narrow, width):
-    planes = torch.randn(2, 2, 129, 19)
+    planes = random_planes(narrow)
     wide = widen(narrow, width).eval()
-    assert (wide.width, wide.product) == (width, "elementwise")
+    assert (wide.width, wide.plan_name) == (width, narrow.plan_name)
     with torch.inference_mode():
         expected = narrow(planes)
         assert expected.std() > 1e-3  # a mask that is the same everywhere would prove little
@@ -41,7 +45,7 @@ def test_new_channels_learn(narrow):
     optimizer = torch.optim.SGD(wide.parameters(), 0.1)
     before = {name: p.detach().clone() for name, p in wide.named_parameters()}
     for _ in range(2):  # what leads from new channels to old ones is zero at first, so that nothing reaches beyond it
-        wide(torch.randn(2, 2, 129, 19)).square().mean().backward()
+        wide(random_planes(wide)).square().mean().backward()
         optimizer.step()
     stuck = [name for name, p in wide.named_parameters() if name.endswith("weight_real") and (p == before[name]).all()]
     assert not stuck
@@ -50,15 +54,31 @@ def test_new_channels_learn(narrow):
 
 
 def test_too_wide_to_begin_with(narrow):
-    with pytest.raises(UserError, match=r"expected a width of at least 2, .* got 1: set a width"):
+    with pytest.raises(UserError, match=r"at least as wide as .* width 2 and .* got 1 and .*: set a width"):
         widen(narrow, 1)
+    with pytest.raises(UserError, match="at least as wide"):
+        widen(narrow, 3, (1,) * 10)
+
+
+def test_deeper_factors_widen_too(narrow):
+    planes, factors = random_planes(narrow), [factor + 1 for factor in narrow.depth_factors]
+    with torch.inference_mode():
+        assert torch.allclose(widen(narrow, 2, factors).eval()(planes), narrow(planes), atol=1e-5)
 
 
 def test_a_run_begins_with_narrower_weights(narrow, tmp_path):
     save_weights(Denoiser(narrow, STFT()), tmp_path / "narrow.pth", {})
-    run = Run(TrainSettings(3, "elementwise"), STFT(), Processes(), tmp_path / "narrow.pth")
+    run = Run(TrainSettings(narrow.plan_name, 3), Processes(), tmp_path / "narrow.pth")
     waveform = torch.randn(1, 20000)
     with torch.inference_mode():
         expected = Denoiser(narrow, STFT()).eval()(waveform)
         assert torch.allclose(run.model.eval()(waveform), expected, atol=1e-4)
         assert torch.allclose(run.average(waveform), expected, atol=1e-4)
+
+
+def test_a_run_begins_with_weights_of_its_own_form(narrow, tmp_path):
+    save_weights(Denoiser(narrow, STFT(hop_length=256)), tmp_path / "w.pth", {})
+    other = next(plan for plan in PLANS if plan != narrow.plan_name)
+    for settings, what in ((TrainSettings(other, 3), "plan"), (TrainSettings(narrow.plan_name, 3), "STFT")):
+        with pytest.raises(UserError, match=f"expected weights of {what}"):
+            Run(settings, Processes(), tmp_path / "w.pth")
