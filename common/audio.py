@@ -1,35 +1,31 @@
 """The one reader and the one writer of audio.
 
 Everywhere in this project, audio in memory is an array of shape ``(channels, samples)``, float32
-unless said otherwise, with full scale at +-1. WAV, FLAC and Ogg go through libsndfile; MP4, M4A,
-MP3, Opus and what libsndfile refuses go through the FFmpeg libraries that PyAV carries. Neither needs
-a system install.
+unless said otherwise, with full scale at +-1. Everything is read through the FFmpeg libraries that PyAV carries; MP3
+and M4A are written through them, WAV, FLAC and Ogg through libsndfile. Neither needs a system install.
 """
 
 import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import av
-import mutagen
 import numpy as np
 import soundfile as sf
 import soxr
 
-from common.errors import CallError
-from common.files import c_name
+from common.containers import parts
+from common.decoding import ConversionError, Tally, UnreadableError, describe, joined, pieces, reason
+from common.errors import CallError, printable
 from common.sinks import FORMATS, PCM_BITS, AudioError, choose_codec, open_sink, place_channels
 from common.tags import Tags, write_tags
 
 log = logging.getLogger(__name__)
 
-SNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff")
-# libsndfile 1.2 calls every fifth intact Opus file malformed.
-FFMPEG_SUFFIXES = (".mp4", ".m4a", ".mp3", ".aac", ".opus")
-AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff", ".mp4", ".m4a", ".mp3", ".aac", ".opus")
 
 OUTPUT_SUFFIXES = tuple(FORMATS)
 CLIP_POLICIES = ("rescale", "limit", "none")
@@ -38,21 +34,41 @@ WRITE_ERRORS = (sf.LibsndfileError, av.FFmpegError, OSError)
 WRITE_BLOCK = 1 << 16
 
 
+# Files that were warned of, with their times.
+_WARNED = set()
+
+
 def list_audio(folder: str | Path) -> list[Path]:
     """All audio files below `folder`, sorted so that every machine sees the same order.
 
-    Raises CallError when the folder is missing or holds no audio.
+    Links to folders are followed, but no folder is entered twice. Raises CallError when the folder is missing or holds
+    no audio.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CallError(f"expected a folder of audio files, but {folder} does not exist: check the path")
     # Names that begin with a dot are not audio: unfinished output, or what macOS leaves in archives.
-    files = sorted(p for p in folder.rglob("*")
+    files = sorted(p for p in _below(folder)
                    if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".") and p.is_file())
     if not files:
         raise CallError(f"expected audio files ({', '.join(AUDIO_SUFFIXES)}) in {folder}, but there is none: "
                         "check the path")
     return files
+
+
+def _below(folder):
+    """All files below a folder. Links wait until real folders are done, so that a file has its own path if it can."""
+    links, entered = [folder], set()
+    while links:
+        for root, folders, names in os.walk(links.pop(0), onerror=lambda error: log.warning("not read: %s", error)):
+            real = os.path.realpath(root)
+            if real in entered:
+                folders.clear()
+                continue
+            entered.add(real)
+            folders.sort()
+            links += [Path(root, name) for name in folders if os.path.islink(os.path.join(root, name))]
+            yield from (Path(root, name) for name in names)
 
 
 def audio_name(path: str | Path) -> str:
@@ -63,81 +79,97 @@ def audio_name(path: str | Path) -> str:
 class AudioReader:
     """Streams one audio file block by block; for files with several streams, the first audio stream.
 
-    Attributes: `sample_rate` in Hz, `channels`, `subtype` (libsndfile's name of the sample format, or
-    None for a lossy file), `seconds` (as the header says, 0 when it does not), `path`. Raises AudioError
-    when the file cannot be decoded.
+    Attributes: `path`; `sample_rate` in Hz and `channels`, which later parts of another form are brought to; `layout`
+    (FFmpeg's name of the channels, as "5.1(side)", None where unknown; they come in the order of WAV files); `codec`
+    (FFmpeg's name); `subtype` (libsndfile's name of the least sample format that holds a lossless file, None for a
+    lossy one); `bit_rate` of a lossy file in bits per second, or None; `seconds`. The last two are what headers say, 0
+    and None where they do not, until all blocks were read once: then they are what was there.
+
+    What is damaged is left out, with one warning. Raises AudioError when nothing can be decoded.
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path, self._passes = Path(path), ExitStack()
         if not self.path.is_file():
             raise CallError(f"expected an audio file, but {self.path} does not exist: check the path")
-        with self._named_errors():
-            self._open()
-
-    def _open(self):
-        self._sndfile = self._container = self.subtype = self.bit_rate = self.layout = None
-        if self.path.suffix.lower() in SNDFILE_SUFFIXES:
-            try:
-                self._sndfile = sf.SoundFile(c_name(self.path))
-            except sf.LibsndfileError:  # some Ogg files that FFmpeg reads are malformed to libsndfile
-                self._sndfile = None
-        with suppress(av.FFmpegError), av.open(str(self.path), metadata_errors="replace") as container:
-            layout = container.streams.audio[0].layout
-            self.layout = layout.name if av.AudioLayout(layout.name).nb_channels > 2 else None
-        if self._sndfile is None:
-            self._container = av.open(str(self.path), metadata_errors="replace")
-            if not self._container.streams.audio:
-                raise AudioError(f"expected an audio stream in {self.path}, but it has none: use another file")
-            context = self._container.streams.audio[0].codec_context
-            self.sample_rate, self.channels = context.sample_rate, context.channels
-            self.seconds = (self._container.duration or 0) / av.time_base
-            self.codec = context.codec.canonical_name
-            if self.codec in ("flac", "alac") or self.codec.startswith("pcm"):
-                bits = mutagen.File(self.path).info.bits_per_sample
-                self.subtype = {16: "PCM_16", 32: "PCM_32"}.get(bits, "PCM_24")
-            else:
-                self.bit_rate = self._container.streams.audio[0].bit_rate or self._container.bit_rate
-        else:
-            self.sample_rate, self.channels = self._sndfile.samplerate, self._sndfile.channels
-            self.seconds = self._sndfile.frames / self.sample_rate
-            self.codec = self._sndfile.subtype.lower()
-            if self.codec in ("vorbis", "opus"):
-                with av.open(str(self.path), metadata_errors="replace") as container:
-                    self.bit_rate = container.streams.audio[0].bit_rate or container.bit_rate
-            if self._sndfile.subtype in (*PCM_BITS, "FLOAT", "DOUBLE"):
-                self.subtype = self._sndfile.subtype
-
-    @contextmanager
-    def _named_errors(self):
         try:
-            yield
-        except (sf.LibsndfileError, av.FFmpegError) as error:
-            raise AudioError(f"expected a readable audio file, but {self.path} could not be decoded "
-                             f"({error}): replace or remove it") from error
+            self._version = str(self.path), self.path.stat().st_mtime_ns
+            self._parts, self._problem = parts(self.path)
+        except OSError as error:
+            raise self._unreadable(reason(error)) from error
+        self._format = found = self._describe()
+        self.sample_rate, self.channels, self.layout = found.sample_rate, found.channels, found.layout
+        self.codec, self.subtype = found.codec, found.subtype
+        self.bit_rate, self.seconds = found.bit_rate, found.seconds
+
+    def _describe(self):
+        first_error = None
+        for part in self._parts:
+            try:
+                return describe(part)
+            except UnreadableError as error:
+                first_error = first_error or error
+        raise self._unreadable(first_error) from first_error
+
+    def _unreadable(self, error):
+        return AudioError(f"expected a readable audio file, but {self.path} could not be decoded ({error}): replace or "
+                          "remove it")
 
     def blocks(self, block_samples: int, dtype: str = "float32") -> Iterator[np.ndarray]:
-        """Yield arrays of shape (channels, <= block_samples), in order, without overlap."""
-        with self._named_errors():
-            if self._sndfile is not None:
-                self._sndfile.seek(0)
-                for block in self._sndfile.blocks(block_samples, dtype=dtype, always_2d=True):
-                    yield _finite(np.ascontiguousarray(block.T), self.path)
-            else:
-                for block in _rechunk(self._decoded(), block_samples):
-                    yield _finite(block.astype(dtype, copy=False), self.path)
+        """Yield arrays of shape (channels, <= block_samples), in order, without overlap; `dtype` is of floats."""
+        blocks = (_finite(joined(held, dtype), self.path) for held in _rechunk(self._pieces(), block_samples))
+        self._passes.callback(blocks.close)
+        return blocks
 
-    def _decoded(self):
-        resampler = av.AudioResampler(format="dbl")  # same rate and layout
-        # Opened anew: after a seek to the start a decoder may forget how many priming samples to drop.
-        with av.open(str(self.path), metadata_errors="replace") as container:
-            for frame in container.decode(audio=0):
-                for plane in resampler.resample(frame):
-                    yield plane.to_ndarray().reshape(-1, self.channels).T
+    def count_samples(self) -> int:
+        """Samples per channel, for which the whole file is decoded once."""
+        return sum(piece.n for piece in self._pieces())
+
+    def _pieces(self):
+        """One pass over the file."""
+        n_samples, problems = 0, {"size": self._problem} if self._problem else {}
+
+        def seconds():
+            return f"{n_samples / self.sample_rate:.2f} s"
+
+        def failed(error):
+            problems.setdefault("damage", f"something cannot be decoded and is left out, first at {seconds()} "
+                                          f"({reason(error)})")
+
+        def changed(rate, channels):
+            if (rate, channels) != self._format.form:
+                problems.setdefault("change", f"at {seconds()} it changes from {self.channels} channels at "
+                                              f"{self.sample_rate} Hz to {channels} at {rate} Hz, and is converted")
+
+        tally = Tally(failed, changed)
+        try:
+            for part in self._parts:
+                try:
+                    for piece in pieces(part, self._format, tally):
+                        n_samples += piece.n
+                        yield piece
+                except UnreadableError as error:
+                    tally.fail(error)
+                except ConversionError as error:
+                    raise AudioError(f"expected one sample rate and number of channels, but {self.path} changes them "
+                                     f"at {seconds()} in a way that cannot be converted ({error}): cut it there"
+                                     ) from error
+            self.seconds = n_samples / self.sample_rate
+            if n_samples and not self.subtype:
+                self.bit_rate = round(8 * tally.n_bytes / self.seconds)
+        finally:
+            if problems:
+                self._warn("; ".join(problems.values()))
+
+    def _warn(self, message):
+        """Once per file, which is read twice and more."""
+        if self._version not in _WARNED:
+            _WARNED.add(self._version)
+            log.warning("%s", printable(f"{self.path}: {message}"))
 
     def close(self):
-        """Release the file."""
-        (self._sndfile or self._container).close()
+        """End the passes that were left in the middle, and with them release the file."""
+        self._passes.close()
 
     def __enter__(self):
         return self
@@ -152,20 +184,18 @@ def _finite(block, path):
     return block
 
 
-def _rechunk(arrays, block_samples):
-    """Blocks of exactly `block_samples` (the last one shorter) from arrays of any length."""
+def _rechunk(pieces, block_samples):
+    """Lists of pieces that have exactly `block_samples` together (the last one fewer), from pieces of any length."""
     held, n_held = [], 0
-    for array in arrays:
-        held.append(array)
-        n_held += array.shape[-1]
-        if n_held >= block_samples:
-            joined = np.concatenate(held, axis=-1)
-            whole = n_held - n_held % block_samples
-            for start in range(0, whole, block_samples):
-                yield joined[:, start : start + block_samples]
-            held, n_held = [joined[:, whole:]], n_held - whole
-    if n_held:
-        yield np.concatenate(held, axis=-1)
+    for piece in pieces:
+        while n_held + piece.n >= block_samples:
+            yield [*held, piece.cut(0, block_samples - n_held)]
+            piece, held, n_held = piece.cut(block_samples - n_held, piece.n), [], 0
+        if piece.n:
+            held.append(piece)
+            n_held += piece.n
+    if held:
+        yield held
 
 
 def read_audio(path: str | Path, sample_rate: int | None = None, mono: bool = False) -> tuple[np.ndarray, int]:

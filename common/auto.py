@@ -121,7 +121,7 @@ def _probes(path, sample_rate) -> Iterator[np.ndarray]:
     """Windows (channels, samples) spread evenly over a file, or all of a shorter one."""
     with AudioReader(path) as reader:
         length = round(WINDOW_SAMPLES * reader.sample_rate / sample_rate)
-        every = max(1, int(reader.seconds * reader.sample_rate / length) // PROBES)
+        every = max(1, reader.count_samples() // length // PROBES)
         for number, block in enumerate(reader.blocks(length)):
             whole = block.shape[1] == length or number == 0
             if whole and number % every == every // 2:

@@ -31,7 +31,7 @@ def save_atomically(content: dict, path: str | Path) -> None:
 
 
 def load_safely(path: str | Path) -> dict:
-    """Read a file of plain values and tensors; raises UserError for anything else."""
+    """Read a file of plain values and tensors; raises UserError for anything else, and for a damaged one."""
     path = Path(path)
     if not path.is_file():
         raise CallError(f"expected a weights file, but {path} does not exist: check the path")
@@ -112,16 +112,22 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
     if content.get("format") != FORMAT:
         raise UserError(f"expected a weights file of format {FORMAT}, but {path} says {content.get('format')!r}: "
                         "choose a .pth file that this project's training wrote")
-    found = content["network"]["width"]
+    try:
+        network, stft, state, info = (content[key] for key in ("network", "stft", "state", "info"))
+        found = network["width"]
+        with torch.device("meta"):  # takes no memory, whatever the width says
+            expected = {name: x.shape for name, x in Denoiser(_network(network), STFT(**stft)).state_dict().items()}
+        lengths = all(isinstance(value, int) and value > 0 for value in stft.values())
+        if not lengths or {name: x.shape for name, x in state.items()} != expected:
+            raise ValueError
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"expected the weights of a DCUNet-20 with its settings, but {path} holds other tensors or "
+                        "settings: choose another file") from error
     if width is not None and found != width:
         raise UserError(f"expected weights of width {width}, but {path} holds width {found}: set the width to {found} "
                         "or choose other weights")
-    model = Denoiser(_network(content["network"]), STFT(**content["stft"]))
-    try:
-        model.load_state_dict(content["state"])
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise UserError(f"expected the weights of a DCUNet-20 of width {found}, but {path} holds other tensors: "
-                        "choose another file") from error
+    model = Denoiser(_network(network), STFT(**stft))
+    model.load_state_dict(state)
     if content.get("confidence") is not None:
         model.confidence = Confidence.from_state(content["confidence"], model.stft.n_bins)
-    return model.to(device).eval(), content["info"]
+    return model.to(device).eval(), info

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile as sf
 import torch
 
-from common.audio import AudioError, list_audio, resample
+from common.audio import list_audio, read_audio, resample
 from common.errors import CallError, UserError
 from common.files import c_name
 from common.manifest import CLEAN, read_manifest
@@ -31,6 +31,8 @@ _PAIR_FILE = re.compile(r"(INPUT|TARGET|PRINT)-(S\d+N\d+(?:G\d+)?)-")
 PRINT_FOLDER = "print"
 # Crops that are tried before a silent one is accepted.
 MAX_CROPS = 10
+# libsndfile says more where it does not know.
+MAX_FRAMES = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class PairSource:
     def settings(self) -> dict:
         """What decides the batches besides seed and step."""
         names = "\n".join(sorted(pair.input.name for pair in self.pairs))
-        return {"pairs": len(self.pairs), "names_sha256": hashlib.sha256(names.encode()).hexdigest()}
+        return {"pairs": len(self.pairs), "names_sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()}
 
     def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of these rows, each (len(rows), n_samples) float32 at SAMPLE_RATE."""
@@ -167,13 +169,25 @@ class PairSource:
 
 def _read_crop(path, position, channel, n_samples):
     """A crop of `n_samples` at SAMPLE_RATE from a relative position; a short file is continued with zeros."""
+    audio, rate = _native_crop(path, position, n_samples)
+    audio = resample(audio[int(channel * len(audio))][None], rate, SAMPLE_RATE)[0, :n_samples]
+    return np.pad(audio, (0, n_samples - len(audio)))
+
+
+def _native_crop(path, position, n_samples):
+    """All channels at the file's own rate, which is returned too."""
+    def place(n_frames, rate):
+        n_native = -(-n_samples * rate // SAMPLE_RATE)
+        return int(position * max(0, n_frames - n_native + 1)), n_native
+
     try:
         with sf.SoundFile(c_name(path)) as file:
-            n_native = -(-n_samples * file.samplerate // SAMPLE_RATE)
-            file.seek(int(position * max(0, file.frames - n_native + 1)))
-            audio = file.read(n_native, dtype="float32", always_2d=True)[:, int(channel * file.channels)]
-            audio = resample(audio[None], file.samplerate, SAMPLE_RATE)[0, :n_samples]
-    except sf.LibsndfileError as error:
-        raise AudioError(f"expected a readable pair file, but {path} could not be decoded ({error}): build the "
-                         "dataset again") from error
-    return np.pad(audio, (0, n_samples - len(audio)))
+            if 0 < file.frames < MAX_FRAMES:
+                start, n_native = place(file.frames, file.samplerate)
+                file.seek(start)
+                return file.read(n_native, dtype="float32", always_2d=True).T, file.samplerate
+    except sf.LibsndfileError:
+        pass
+    audio, rate = read_audio(path)  # no random access: libsndfile cannot read or count it
+    start, n_native = place(audio.shape[1], rate)
+    return audio[:, start : start + n_native], rate

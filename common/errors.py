@@ -9,6 +9,11 @@ from pathlib import Path
 _OF_THE_SYSTEM = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
+def printable(text: str) -> str:
+    """Text as it is, but for what no output can encode: file names that are not UTF-8 show their odd bytes escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class UserError(Exception):
     """A run that cannot succeed with what it was given (exit code 1).
 
@@ -16,6 +21,9 @@ class UserError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self):
+        return printable(super().__str__())
 
     def _render_traceback_(self):
         # IPython asks an exception for this in place of a traceback.

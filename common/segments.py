@@ -121,7 +121,7 @@ def _score_pair(pair, row, cut):
     found = []
     with AudioReader(pair.input) as noisy, AudioReader(pair.target) as target:
         rate, length = noisy.sample_rate, segment_length(noisy.sample_rate)
-        starts = cut.starts(round(noisy.seconds * rate), rate)
+        starts = cut.starts(min(noisy.count_samples(), target.count_samples()), rate)
         streams = [pieces(reader.blocks(rate), starts, length) for reader in (noisy, target)]
         noises = _noise_blocks(row, Sources.of(pair.input.parent)) if starts else None
         if noises:

@@ -30,7 +30,7 @@ def split_song(song: str | Path, output_dir: str | Path, cut: Cut | None = None)
     cut, output_dir = cut or Cut(), Path(output_dir)
     with AudioReader(song) as reader:
         rate, channels = reader.sample_rate, reader.channels
-        n_samples = sum(block.shape[-1] for block in reader.blocks(rate))
+        n_samples = reader.count_samples()
         first, last = round(cut.skip_start_seconds * rate), n_samples - round(cut.skip_end_seconds * rate)
         needed = segment_length(rate) / min(SHARES.values())
         if last - first < needed:
