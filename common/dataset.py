@@ -60,8 +60,9 @@ def _by_pair_id(directory, side):
     found = {}
     for path in list_audio(directory):
         match = _PAIR_FILE.match(path.name)
-        if match and match[1] == side:
-            found[match[2]] = path
+        if match and match[1] == side and path is not (first := found.setdefault(match[2], path)):
+            raise CallError(f"expected one {side} file of every pair, but {first.name} and {path.name} in {directory} "
+                            f"are both of {match[2]}: remove one of them")
     if not found:
         raise CallError(f"expected {side}-S1N1-... files in {directory}, but there is none: run a merger first or "
                         "swap the two folders")
