@@ -116,7 +116,7 @@ class NoisePrint:
     source: what print_source returns. level: the RMS of each channel of the recording, (channels,). A file's channels
     are the recording's where there are as many; else all get the mean power of the file's, so that a mono one is taken
     for all. Raises CallError for a print that does not fit: times beyond the recording's end, less than
-    LEAST_PRINT_SECONDS, silent, or louder than the recording.
+    LEAST_PRINT_SECONDS, silent, or louder than the recording. What FIND finds is left out instead, and the log says so.
     """
 
     def __init__(self, model: Denoiser, source: tuple[Span, ...] | Path | str | None, reader: AudioReader,
@@ -124,26 +124,30 @@ class NoisePrint:
         self._stft, self._reader, self.power, self.taken = model.stft, reader, None, None
         check_print(model, source)
         if source == FIND:
-            source = self._found(model.takes_print)
-        if source is None:
-            return
-        if isinstance(source, Path):
-            words, self.power, self.taken = str(source), self._of_file(source, len(level)), str(source)
-        else:
-            words, self.power = _words(source), self._of_spans(source)
-            self.taken = [list(span) for span in source]
-        self._check_fit(words, level)
+            log.info("%s: %s", reader.path, self._find(model.takes_print, level))
+        elif source is not None:
+            self._take(source, level)
 
-    def _found(self, takes_print):
+    def _find(self, takes_print, level):
+        """Take what is found, if anything fits; returns what came of it in words."""
         if not takes_print:
-            log.info("%s: the weights take no noise print, so none is looked for", self._reader.path)
-            return None
+            return "the weights take no noise print, so none is looked for"
         found = find_noise(self._blocks(self._reader), self._stft)
         if not found:
-            log.info("%s: no stretch of noise alone is found, so there is no noise print", self._reader.path)
-            return None
-        log.info("%s: its noise print is %s", self._reader.path, _words([found]))
-        return (found,)
+            return "no stretch of noise alone is found, so there is no noise print"
+        try:
+            self._take((found,), level)
+        except CallError as error:
+            return f"what is found is no noise print ({error}), so there is none"
+        return f"its noise print is {_words([found])}"
+
+    def _take(self, source, level):
+        if isinstance(source, Path):
+            words, power, taken = str(source), self._of_file(source, len(level)), str(source)
+        else:
+            words, power, taken = _words(source), self._of_spans(source), [list(span) for span in source]
+        self._check_fit(words, power, level)
+        self.power, self.taken = power, taken
 
     def _blocks(self, reader):
         return resampled(reader.blocks(reader.sample_rate), reader.sample_rate, self._stft.sample_rate)
@@ -187,8 +191,8 @@ class NoisePrint:
                             f"{clock(reached / rate)}, got one as far as {clock(bounds[-1][1] / rate)}: choose earlier "
                             "times")
 
-    def _check_fit(self, words, level):
-        rms = print_rms(self.power, self._stft)
+    def _check_fit(self, words, power, level):
+        rms = print_rms(power, self._stft)
         silent = (rms < SILENCE_RMS) & (level >= SILENCE_RMS)
         if silent.any() or not (rms >= SILENCE_RMS).any():
             raise CallError(f"expected a noise print in which the noise is heard, but {words} is silent"

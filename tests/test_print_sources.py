@@ -109,7 +109,7 @@ def test_a_print_reaches_the_inference_form(model, noisy, tmp_path, precision):
         denoise_file(model, path, tmp_path / "out.wav", subtype="FLOAT", noise_print=source)
         out[source] = read_audio(tmp_path / "out.wav")[0]
     expected = denoise(model, audio, 44100, print_power=power_of(audio[:, :88200]))
-    np.testing.assert_allclose(out[0.0, 2.0], expected, atol=1e-5)
+    np.testing.assert_allclose(out[0.0, 2.0], expected, atol=3e-4)  # bfloat16 rounds what differs in the last bit
     assert np.abs(out[None] - expected).max() > 1e-3
 
 
@@ -193,12 +193,15 @@ def test_a_print_that_does_not_fit_is_refused(rng, tmp_path, request, what, mess
     assert not (tmp_path / "out.wav").exists()
 
 
-def test_a_channel_without_noise_in_the_print_is_refused(noisy, tmp_path):
+def test_a_channel_without_noise_in_the_print_is_refused(noisy, tmp_path, caplog):
+    caplog.set_level("INFO")
     path, audio = noisy(channels=2)
-    audio[1, :44100] = 0
+    audio[1, :88200] = 0
     write_audio(path, audio, 44100, "FLOAT")
     with pytest.raises(CallError, match="silent in a channel"):
         denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", noise_print=(0, 1))
+    assert denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", noise_print=FIND)["noise_print"] is None
+    assert "what is found is no noise print" in caplog.text
     audio[1] = 0  # a channel that is silent throughout has nothing to lose
     write_audio(path, audio, 44100, "FLOAT")
     assert denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", noise_print=(0, 1))["noise_print"]
