@@ -2,10 +2,11 @@
 
     python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32] [--speech]
 
-SET is what python -m common.evaluation_set wrote. Each with confidence and, for the first two, without. Writes
-metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (which weights
-`auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (every segment, the
-noise's weights), and trade_offs.png (what confidence costs and spares on validation mixtures, as the files say).
+SET is what python -m common.evaluation_set wrote. Each with confidence and, for the first two, without, and with the
+segments' noise prints where the weights take one. Beside them BASELINES, with prints and without, and the ceilings.
+Writes metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (which
+weights `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (all segments,
+the noise's weights), and trade_offs.png (what confidence costs and spares on validation mixtures, as the files say).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from common.checkpoints import load_weights, pretrained_names
 from common.cli import count, run
 from common.confidence import describe
 from common.evaluation import (
+    WITH_PRINT,
     format_summary,
     load_test_pairs,
     manifest_sha256,
@@ -35,6 +37,8 @@ from common.labels import MIXED, WHITE, weights_name
 
 OWN = "weights of the noise"
 UNLIMITED = ", without confidence"
+BASELINES = ("Wiener with a print", "noisereduce with a print", "noisereduce stationary", "noisereduce non-stationary",
+             "oracle Wiener mask", "oracle bounded complex mask")
 
 
 def segment_estimates(segment, forms, classifier):
@@ -42,15 +46,20 @@ def segment_estimates(segment, forms, classifier):
     noisy = torch.from_numpy(segment.noisy).to(forms[MIXED].device)
     own = weights_name(segment.pair.noise)
     picked = choose(classifier.probabilities(listen(forms[MIXED], noisy)), list(forms))
-    noises, careful = {}, {}
+    noises, careful, printed = {}, {}, {}
     for name in {MIXED, own, picked}:
         form = forms[name]
         with torch.inference_mode():
             noises[name] = noisy - form(noisy)
             features = describe(noisy, noises[name], form.stft).cpu()
             careful[name] = noises[name] * float(form.confidence(features).mean())
+            power = segment.print_power(form)
+            if power is not None:
+                printed[name] = noisy - form(noisy, print_power=power)
     estimates = {MIXED: careful[MIXED], MIXED + UNLIMITED: noises[MIXED], OWN: careful[own],
                  OWN + UNLIMITED: noises[own], AUTO: careful[picked]}
+    estimates |= {method + WITH_PRINT: printed[name] for method, name in {MIXED: MIXED, OWN: own}.items()
+                  if name in printed}
     return {method: (noisy - noise).cpu().numpy() for method, noise in estimates.items()}, picked
 
 
@@ -58,7 +67,7 @@ def score_estimates(segment, estimates, speech):
     """Rows of score_segment, where only the noise's weights (and doing nothing) get PESQ and STOI, which are slow."""
     own = {OWN: estimates[OWN]}
     rest = {method: estimate for method, estimate in estimates.items() if method not in own}
-    return score_segment(segment, own, speech=speech) + score_segment(segment, rest, speech=False)[1:]
+    return score_segment(segment, own, speech=speech) + score_segment(segment, rest, BASELINES, speech=False)[1:]
 
 
 def main():
@@ -90,7 +99,8 @@ def main():
     table = pd.crosstab(picks.noise, picks.picked)
     table.to_csv(args.output / "confusion.csv")
     plots.confusion(table).savefig(args.output / "confusion.png", dpi=80)
-    plots.improvement_bars(summary).savefig(args.output / "improvement_by_noise.png", dpi=80)
+    networks = summary[~summary.method.str.startswith(BASELINES)]
+    plots.improvement_bars(networks).savefig(args.output / "improvement_by_noise.png", dpi=80)
     plots.improvement_panels(rows, OWN).savefig(args.output / "improvement_panels.png", dpi=80)
     for noise, method in ((WHITE, OWN), (MIXED, OWN)):
         plots.snr_distributions(rows[rows.noise == noise], method).savefig(args.output / f"snr_{noise}.png", dpi=80)

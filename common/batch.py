@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.audio import CLIP_POLICIES, OUTPUT_SUFFIXES
 from common.auto import AUTO, model_for
@@ -14,6 +15,8 @@ from common.denoising import denoise_file, effective_strength, log_progress, rem
 from common.errors import CallError, UserError
 from common.inference import DEVICES, PRECISIONS
 from common.jobs import Job, check_strangers, plan
+from common.outputs import check_outputs
+from common.print_sources import FIND, check_print, print_source
 from common.records import NAME, read_records, record
 from common.sinks import FORMATS
 
@@ -108,6 +111,9 @@ def _parser():
         "altogether is this many dB quieter; 12 keeps a quarter of the input")
     add("--no-confidence", dest="confidence", action="store_false", help="take away all that the network takes for "
         "noise, where it is unsure too")
+    add("--noise-print", action="append", metavar="FROM-TO", help="a moment in which the noise is heard alone, as "
+        f"0:00-0:02.5 or 62-65.5 (seconds); again for more moments; {FIND}: for each file what is found in it")
+    add("--noise-print-file", metavar="FILE", help="the noise alone, at the recording's level, in a file of its own")
     add("--residual", action="store_true", help="write what was removed beside the output, as NAME.removed")
     add("--format", choices=[suffix[1:] for suffix in OUTPUT_SUFFIXES], help="format of files in an output folder "
         "(wav if not given)")
@@ -136,8 +142,22 @@ def _settings(args):
     weights = hashlib.sha256()
     for name in pretrained_names() if args.model == AUTO else [args.model]:
         weights.update(find_weights(name).read_bytes())
-    names = "strength", "attenuation_limit_db", "confidence", "bits", "like_input", "clip", "precision"
-    return {"weights_sha256": weights.hexdigest()} | {name: getattr(args, name) for name in names}
+    names = "strength", "attenuation_limit_db", "confidence", "noise_print", "bits", "like_input", "clip", "precision"
+    printed = args.noise_print_file and hashlib.sha256(Path(args.noise_print_file).read_bytes()).hexdigest()
+    return {"weights_sha256": weights.hexdigest(), "noise_print_sha256": printed} | {
+        name: getattr(args, name) for name in names}
+
+
+def _noise_print(args, jobs, model_of):
+    """What denoise_file is given for the flags of noise prints; mistakes that no file is needed for are told here."""
+    if args.noise_print and args.noise_print_file is not None:
+        raise CallError("expected either --noise-print or --noise-print-file, got both: leave one out")
+    source = print_source(args.noise_print if args.noise_print_file is None else args.noise_print_file)
+    if isinstance(source, Path):
+        check_outputs([(path, job.source) for job in jobs for path in job.outputs], [source])
+    if args.model != AUTO:
+        check_print(model_of(None), source)
+    return source
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -155,8 +175,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_bits(args.bits, jobs)
     model_of = model_for(args.model, args.device, args.precision, args.confidence)
 
+    noise_print = _noise_print(args, jobs, model_of)
+
     def denoise(source, target, residual_path):
         return denoise_file(model_of(source), source, target, args.strength, args.attenuation_limit_db, residual_path,
-                            args.clip, SUBTYPES.get(args.bits), log_progress(source))
+                            args.clip, SUBTYPES.get(args.bits), log_progress(source), noise_print)
 
     run_jobs(jobs, _settings(args), args.force, denoise)

@@ -1,8 +1,8 @@
 """Weights files: each rebuilds its own network and STFT, and loading one executes nothing."""
 
 import os
-import pickle
 import subprocess
+import zipfile
 from pathlib import Path
 
 import torch
@@ -23,7 +23,10 @@ def save_atomically(content: dict, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(content, temporary)
+    with open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may keep the name and lose the bytes
     os.replace(temporary, path)
 
 
@@ -33,8 +36,13 @@ def load_safely(path: str | Path) -> dict:
     if not path.is_file():
         raise CallError(f"expected a weights file, but {path} does not exist: check the path")
     try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch itself looks at no checksum
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # damaged files have many ways to fail
         raise UserError(f"expected a weights file of this project, but {path} cannot be loaded "
                         f"({type(error).__name__}): train again or choose another file") from error
     if not isinstance(content, dict):

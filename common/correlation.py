@@ -19,7 +19,7 @@ from common.audio import AudioError, AudioReader, audio_name, list_audio
 from common.dataset import pair_key
 from common.errors import CallError, UserError
 from common.files import write_csv, write_text
-from common.manifest import Sources, read_manifest
+from common.manifest import Sources, number_in, read_manifest
 from common.signals import pieces
 from common.workers import pool
 
@@ -134,9 +134,10 @@ def noise_correlation(row: dict, sources: Sources, start: int = 0, length: int |
 def _noise_columns(row, sources, measured):
     if row is None or sources is None:
         return float("nan")
-    start = round(float(row.get("start_seconds") or 0) * int(row["sample_rate"]))
-    length = round(measured["samples"] / measured["sample_rate"] * int(row["sample_rate"]))
-    whole = start == 0 and length >= int(row["samples"])
+    rate = number_in(row, "sample_rate", int)
+    start = round(number_in(row, "start_seconds") * rate) if row.get("start_seconds") else 0
+    length = round(measured["samples"] / measured["sample_rate"] * rate)
+    whole = start == 0 and length >= number_in(row, "samples", int)
     return noise_correlation(row, sources, start, None if whole else length)
 
 

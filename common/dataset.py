@@ -20,12 +20,15 @@ from common.errors import CallError, UserError
 from common.files import c_name
 from common.manifest import CLEAN, read_manifest
 from common.pool import SAMPLE_RATE
+from common.seeds import stream
 from common.signals import SILENT_RMS
 from common.songs import song_name
 
 # A segment that is quieter than this (-60 dBFS RMS) has no meaningful SNR.
 MIN_RMS = 1e-3
-_PAIR_FILE = re.compile(r"(INPUT|TARGET)-(S\d+N\d+(?:G\d+)?)-")
+_PAIR_FILE = re.compile(r"(INPUT|TARGET|PRINT)-(S\d+N\d+(?:G\d+)?)-")
+# Beside input/ and target/: the noise of an INPUT alone (see common.noise_print), for the pairs that have one.
+PRINT_FOLDER = "print"
 # Crops that are tried before a silent one is accepted.
 MAX_CROPS = 10
 
@@ -34,7 +37,7 @@ MAX_CROPS = 10
 class PairFile:
     """One pair on disk. `noise` is the class of the input's noise as a word, or '' when unknown.
 
-    clean_target: whether its manifest says so.
+    clean_target: whether its manifest says so. noise_print: a file with the input's noise alone, if there is one.
     """
 
     pair_id: str
@@ -44,10 +47,11 @@ class PairFile:
     noise: str
     recordings: frozenset[str]
     clean_target: bool = False
+    noise_print: Path | None = None
 
 
 def pair_key(file_name: str) -> str | None:
-    """The pair id in the name of an INPUT or TARGET file; None for another name."""
+    """The pair id in the name of an INPUT, TARGET or PRINT file; None for another name."""
     match = _PAIR_FILE.match(file_name)
     return match and match[2]
 
@@ -75,13 +79,14 @@ def find_pairs(input_dir: str | Path, target_dir: str | Path) -> list[PairFile]:
         raise CallError(f"expected an INPUT and a TARGET for every pair, but {alone[0]} and {len(alone) - 1} others "
                         f"lack one in {input_dir} or {target_dir}: run the merger again to complete the set")
     rows = {row["pair_id"]: row for row in read_manifest(input_dir)}
+    prints = {pair_key(path.name): path for path in sorted((Path(input_dir).parent / PRINT_FOLDER).glob("PRINT-*"))}
     pairs = []
     for pair_id, path in inputs.items():
         row = rows.get(pair_id, {})
-        song = song_name(row["song"]) if row else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
+        song = song_name(row["song"]) if row.get("song") else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
         recordings = {row.get("input_noise_recording"), row.get("target_noise_recording")} - {None, ""}
         pairs.append(PairFile(pair_id, path, targets[pair_id], song, row.get("input_noise_class", ""),
-                              frozenset(recordings), row.get("target_noise") == CLEAN))
+                              frozenset(recordings), row.get("target_noise") == CLEAN, prints.get(pair_id)))
     return pairs
 
 
@@ -149,7 +154,7 @@ class PairSource:
         return [self._row(seed, step, row, n_samples)[2] for row in rows]
 
     def _row(self, seed, step, row, n_samples):
-        rng = np.random.default_rng([seed, step, row])
+        rng = stream(seed, "pairs", step, row)
         for _ in range(MAX_CROPS):  # silent crops are drawn again
             pair = self.pairs[rng.integers(len(self.pairs))]
             position, channel = rng.random(2)

@@ -14,6 +14,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import torch
 
 from common.audio import read_audio, write_audio
 from common.baselines import BASELINES
@@ -23,30 +24,48 @@ from common.errors import CallError, UserError
 from common.inference import inference_form
 from common.manifest import MANIFEST
 from common.metrics import LOWER_IS_BETTER, METRICS, improvement_name, score, snr
+from common.mixtures import LEAST_PRINT_SECONDS
 from common.model import Denoiser
+from common.noise_print import print_power
 from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
+from common.silence import LEFT_OUT, measurable
 
 DO_NOTHING, DENOISED = "do nothing", "denoised"
+# A method's further rows: with the segments' noise prints, and, in summaries, without but on the same segments.
+WITH_PRINT, WHERE_PRINT = ", with print", ", where there is a print"
 N_BOOTSTRAP = 2000
 # Seconds between two lines of progress.
 PROGRESS_SECONDS = 60
+# RMS of a step of 16 bits, in which pairs are written: what differs less differs by rounding.
+ROUNDING = 2.0**-15
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a pair: arrays (channels, samples) at `sample_rate`, starting at `start_seconds`."""
+    """A piece of a pair: arrays (channels, samples) at `sample_rate`, starting at `start_seconds`.
+
+    noise_print: the noise alone, from elsewhere, (channels, any samples); None where there is none.
+    """
 
     pair: PairFile
     start_seconds: float
     sample_rate: int
     noisy: np.ndarray
     clean: np.ndarray
+    noise_print: np.ndarray | None = None
 
     @property
     def name(self) -> str:
         return f"{self.pair.pair_id}@{self.start_seconds:.2f}s"
+
+    def print_power(self, model: Denoiser) -> torch.Tensor | None:
+        """What a model's print_power takes, (channels, bins) on its device; None without a print, or if it takes none.
+        """
+        if self.noise_print is None or not model.takes_print:
+            return None
+        return print_power(torch.from_numpy(self.noise_print).to(model.device), model.stft)
 
 
 def load_test_pairs(folder: str | Path) -> list[PairFile]:
@@ -72,21 +91,42 @@ def manifest_sha256(pairs: Sequence[PairFile]) -> str:
     return digest.hexdigest()
 
 
-def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None = None) -> Iterator[Segment]:
+def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None = None,
+             silent: list[str] | None = None) -> Iterator[Segment]:
     """Cut test pairs into segments of SEGMENT_SAMPLES (or the whole of a shorter pair), at `sample_rate`.
 
-    `per_pair` takes that many, evenly spread, from every pair. Nearly silent segments are left out.
+    `per_pair` takes that many, evenly spread, from every pair. Segments without song or noise are left out, and named
+    in `silent`, if that is given.
     """
     for pair in pairs:
         noisy, _ = read_audio(pair.input, sample_rate)
         clean, _ = read_audio(pair.target, sample_rate)
+        printed = pair.noise_print and _read_print(pair.noise_print, sample_rate, len(noisy))
         length = min(SEGMENT_SAMPLES, noisy.shape[1])
         starts = np.arange(0, noisy.shape[1] - length + 1, length)
-        loud = [s for s in starts if np.sqrt(np.square(clean[:, s : s + length]).mean()) > MIN_RMS]
+        loud = [s for s in starts if _holds_both(clean[:, s : s + length], noisy[:, s : s + length])]
+        if silent is not None:
+            silent += [f"{pair.pair_id}@{s / sample_rate:.2f}s" for s in starts if s not in loud]
         if per_pair and len(loud) > per_pair:
             loud = [loud[i] for i in np.linspace(0, len(loud) - 1, per_pair).round().astype(int)]
         for s in loud:
-            yield Segment(pair, s / sample_rate, sample_rate, noisy[:, s : s + length], clean[:, s : s + length])
+            yield Segment(pair, s / sample_rate, sample_rate, noisy[:, s : s + length], clean[:, s : s + length],
+                          printed)
+
+
+def _read_print(path, sample_rate, channels):
+    """A noise print as (channels, samples)."""
+    audio, _ = read_audio(path, sample_rate)
+    if len(audio) not in (1, channels) or audio.shape[1] < LEAST_PRINT_SECONDS * sample_rate:
+        raise UserError(f"expected a noise print of 1 or {channels} channels and {LEAST_PRINT_SECONDS} s at least, but "
+                        f"{path} has {len(audio)} and {audio.shape[1] / sample_rate:.2f} s: replace or remove it")
+    return np.broadcast_to(audio, (channels, audio.shape[1])).copy()
+
+
+def _holds_both(clean, noisy):
+    """Whether there is a song above MIN_RMS, and a noise that is more than the rounding of either file."""
+    song, noise = (float(np.sqrt(np.square(x).mean())) for x in (clean, noisy - clean))
+    return song > MIN_RMS and noise > ROUNDING and measurable(20 * np.log10(song / noise))
 
 
 class PairValidation:
@@ -101,10 +141,11 @@ class PairValidation:
         """The names of the songs and of the noise recordings."""
         return heard(self.pairs)
 
-    def gains(self, model: Denoiser, part: slice) -> list[float]:
-        """SNR improvement in dB of the segments of that part of the pairs."""
-        return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy)
-                for s in segments(self.pairs[part], model.stft.sample_rate, self.per_pair)]
+    def gains(self, model: Denoiser, part: slice) -> list[float | None]:
+        """SNR improvement in dB of the segments of that part of the pairs; None for those without song or noise."""
+        silent = []
+        return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy) for s in segments(
+            self.pairs[part], model.stft.sample_rate, self.per_pair, silent)] + [None] * len(silent)
 
 
 def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int = 0
@@ -117,19 +158,41 @@ def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int
 
 def score_segment(segment: Segment, estimates: dict[str, np.ndarray], baselines: Sequence[str] = (),
                   speech: bool = True) -> list[dict]:
-    """Metric rows of one segment, "do nothing" first, then each estimate (channels, samples), then the baselines."""
+    """Metric rows of one segment, "do nothing" first, then each estimate (channels, samples), then the baselines.
+
+    A baseline that needs a noise print has no row where the segment has none.
+    """
     shared = {"segment": segment.name, "song": segment.pair.song, "noise": segment.pair.noise or "unknown",
-              "start_seconds": segment.start_seconds}
+              "start_seconds": segment.start_seconds, "has_print": segment.noise_print is not None}
     estimates = {DO_NOTHING: segment.noisy} | estimates
     for name in baselines:
-        estimates[name] = BASELINES[name](segment.noisy, segment.clean, segment.sample_rate)
-    rows = [shared | {"method": method} | score(segment.clean, estimate, segment.sample_rate, speech)
+        estimate = BASELINES[name](segment.noisy, segment.clean, segment.sample_rate, segment.noise_print)
+        if estimate is not None:
+            estimates[name] = estimate
+    rows = [shared | {"method": method} | _finite(score(segment.clean, estimate, segment.sample_rate, speech))
             for method, estimate in estimates.items()]
     for row in reversed(rows):  # the first one, do nothing, last
         for metric in METRICS:
             sign = -1 if metric in LOWER_IS_BETTER else 1
             row[improvement_name(metric)] = sign * (row[metric] - rows[0][metric])
     return rows
+
+
+def _finite(scores):
+    """Scores with NaN, not scored, for infinity, as of an estimate without any error."""
+    return {name: value if np.isfinite(value) else float("nan") for name, value in scores.items()}
+
+
+def _estimates(forms, segment):
+    """Of each model by name, and with the segment's print where there is one and the model takes it."""
+    found = {}
+    for name, form in forms.items():
+        found[name] = denoise(form, segment.noisy, segment.sample_rate)
+        power = segment.print_power(form)
+        if power is not None:
+            found[name + WITH_PRINT] = denoise(form, segment.noisy, segment.sample_rate,
+                                               print_power=power.cpu().numpy())
+    return found
 
 
 def with_progress(pairs):
@@ -146,10 +209,11 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
              baselines: Sequence[str] = (), jobs: int = -1, precision: str = "float32") -> pd.DataFrame:
     """Score models, and BASELINES by name, on test pairs (their target is the clean song).
 
-    Returns one row per segment and method with the columns segment, song, noise, start_seconds, method, METRICS and
-    the improvement of each. `speech` adds PESQ and STOI; `jobs` processes compute the metrics; precision: of
-    the networks, see inference_form. Raises CallError for an
-    unknown baseline or models of several sample rates, UserError when no segment is loud enough to be scored.
+    Returns one row per segment and method with the columns segment, song, noise, start_seconds, has_print, method,
+    METRICS and the improvement of each; where a segment has a noise print, models that take one have a second row,
+    WITH_PRINT behind their name. `speech` adds PESQ and STOI; `jobs` processes compute the metrics; precision: of
+    the networks, see inference_form. Raises CallError for an unknown baseline or models of several sample rates,
+    UserError when no segment is loud enough to be scored.
     """
     unknown = set(baselines) - set(BASELINES)
     rates = {model.stft.sample_rate for model in models.values()} or {SAMPLE_RATE}
@@ -159,14 +223,16 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
         raise CallError(f"expected models of one sample rate, got {sorted(rates)} Hz: compare them one by one")
     forms = {name: inference_form(model, model.device.type, precision)
              for name, model in models.items()}
-    work = (joblib.delayed(score_segment)(
-                s, {name: denoise(form, s.noisy, s.sample_rate) for name, form in forms.items()}, baselines, speech)
-            for s in segments(with_progress(pairs), rates.pop(), per_pair))
+    silent = []
+    work = (joblib.delayed(score_segment)(s, _estimates(forms, s), baselines, speech)
+            for s in segments(with_progress(pairs), rates.pop(), per_pair, silent))
     heavy = speech or baselines
     rows = [row for group in joblib.Parallel(n_jobs=jobs if heavy else 1, max_nbytes=None)(work) for row in group]
     if not rows:
-        raise UserError(f"expected segments above -60 dBFS in {len(pairs)} test pairs, but all are silent: "
-                        "check the test set")
+        raise UserError(f"expected segments above -60 dBFS, with noise, in {len(pairs)} test pairs, but in all of them "
+                        "song or noise is silent: check the test set")
+    if silent:
+        log.info(LEFT_OUT, "segments", len(silent), len(silent) + len({row["segment"] for row in rows}))
     return pd.DataFrame(rows)
 
 
@@ -183,9 +249,20 @@ def bootstrap_interval(values: np.ndarray, songs: np.ndarray, level: float = 0.9
     return float(low), float(high)
 
 
-def _summary_row(noise, method, rows, baseline):
-    gain = rows.snr_improvement_db.to_numpy()
-    low, high = bootstrap_interval(gain, rows.song.to_numpy())
+def _by_method(group):
+    """(name, rows) of every method; of one without a print twice where some segments only have one and are compared."""
+    printed = group.get("has_print", pd.Series(False, group.index))
+    needs_print = printed.groupby(group.method).all()
+    for method, rows in group.groupby("method", sort=False):
+        yield method, rows
+        if method != DO_NOTHING and needs_print.any() and not needs_print[method]:
+            yield method + WHERE_PRINT, rows[printed[rows.index]]
+
+
+def _summary_row(noise, method, rows, nothing):
+    rows = rows[rows.snr_improvement_db.notna()]
+    baseline, gain = nothing[nothing.segment.isin(rows.segment)], rows.snr_improvement_db
+    low, high = bootstrap_interval(gain.to_numpy(), rows.song.to_numpy())
     row = {"noise": noise, "method": method, "songs": rows.song.nunique(), "segments": len(rows),
            "input_snr_db": baseline.snr_db.mean(), "output_snr_db": rows.snr_db.mean(),
            "improvement_db": gain.mean(), "interval_low_db": low, "interval_high_db": high,
@@ -202,15 +279,17 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     `improved_percent` is the share of segments with a higher SNR than the input, `songs_improved` the number of songs
     whose segments' mean improvement is above 0; `pesq_wb_scored` and `stoi_scored` say how many segments these metrics
-    accepted.
+    accepted. What is not finite was not scored. Where only some of the segments have a noise print and methods are
+    given it, those without one have another row over these segments, WHERE_PRINT behind their name, for a fair
+    comparison.
     """
+    rows = rows.replace([np.inf, -np.inf], np.nan)
     noises = sorted(rows.noise.unique(), key=lambda n: (n != "white", n))
     table = []
     for noise in ("all", *noises):
         group = rows if noise == "all" else rows[rows.noise == noise]
-        baseline = group[group.method == DO_NOTHING]
-        table += [_summary_row(noise, method, group[group.method == method], baseline)
-                  for method in group.method.unique()]
+        nothing = group[group.method == DO_NOTHING]
+        table += [_summary_row(noise, method, found, nothing) for method, found in _by_method(group)]
     return pd.DataFrame(table)
 
 

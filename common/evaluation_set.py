@@ -3,8 +3,9 @@
     python -m common.evaluation_set --songs DIR ... --noises DIR ... -o SET [--check benchmarks/evaluation_set.csv]
 
 Test songs with test noises by the mergers' own law, one segment of 3.74 s from the middle of each pair, the same
-sources and arguments giving the same bytes. `SET`/evaluation_set.csv has a line per segment with its hashes; --check
-compares it with a published one, so that figures are known to rest on the same audio, which may not be published.
+sources and arguments giving the same bytes. `SET`/evaluation_set.csv has a line per segment with its hashes,
+evaluation_prints.csv one per noise print (see common.evaluation_prints); --check compares them with published ones, so
+that figures are known to rest on the same audio, which may not be published.
 """
 
 import argparse
@@ -17,9 +18,11 @@ from pathlib import Path
 from common.cli import count, run
 from common.dataset import pairs_in
 from common.errors import UserError
-from common.files import write_csv
+from common.evaluation_prints import PRINT_COLUMNS, build_prints
+from common.files import read_rows, write_csv
 from common.labels import CLASS_NAMES, MIXED, WHITE
-from common.manifest import read_manifest, read_rows
+from common.locks import locked
+from common.manifest import number_in, read_manifest
 from common.merging import MergeSettings, build_dataset
 from common.noises import (
     SPLITS,
@@ -38,7 +41,7 @@ from common.songs import songs_for_split
 log = logging.getLogger(__name__)
 
 CONDITIONS = (WHITE, MIXED, *CLASS_NAMES)
-INDEX = "evaluation_set.csv"
+INDEX, PRINT_INDEX = "evaluation_set.csv", "evaluation_prints.csv"
 HASHES = ("input_sha256", "target_sha256")
 COLUMNS = ("condition", "pair_id", "song", "start_seconds", "input_noise", "input_snr_db", *HASHES)
 
@@ -62,18 +65,23 @@ def _test_clips(folders) -> list[NoiseClip]:
     return [parse_clip(path, 0) for folder in folders for path in noise_files(folder, "test")]
 
 
+def _short(row):
+    """A row without the file's name whose hashes have 64 bits, which are enough to tell files apart."""
+    return {c: v[:16] if c.endswith("_sha256") else v for c, v in row.items() if c != "print_file"}
+
+
 def _row(condition, row):
-    """A line of the index; 64 bits of a hash are enough to tell files apart."""
-    return {"condition": condition} | {c: row[c] for c in COLUMNS[1:]} | {
-        "input_snr_db": f"{float(row['input_snr_db']):.3f}", "start_seconds": f"{float(row['start_seconds']):.3f}",
-        **{c: row[c][:16] for c in HASHES}}
+    """A line of the index."""
+    return {"condition": condition} | _short({c: row[c] for c in COLUMNS[1:]}) | {
+        c: f"{number_in(row, c):.3f}" for c in ("input_snr_db", "start_seconds")}
 
 
 def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str | Path, n_segments: int = 100,
           noises_per_song: int = 2, conditions: Sequence[str] = CONDITIONS, jobs: int = -1) -> list[dict]:
-    """Write `folder`/<condition>/{input,target} and the index, whose rows are returned; finished conditions are kept.
+    """Write `folder`/<condition>/{input,target,print} and the indices; finished conditions are kept.
 
-    songs, noises: folders whose test splits are taken. Raises CallError when a source is missing, UserError when a
+    songs, noises: folders whose test splits are taken. Returns the rows of the segments' index; that of the prints has
+    no row for a segment without a print. Raises CallError when a source is missing, UserError when a
     condition has fewer than `n_segments` pairs.
     """
     folder = Path(folder)
@@ -81,7 +89,7 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
     files = [path for source in songs for path in songs_for_split(source, "test")]
     clips = _test_clips(noises)
     roots = [os.path.commonpath([os.path.abspath(f) for f in found]) for found in (songs, noises)]
-    rows = []
+    rows, prints = [], []
     for seed, condition in enumerate(CONDITIONS):
         if condition not in conditions:
             continue
@@ -101,23 +109,36 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
                             "call: use another folder")
         shutil.rmtree(folder / "merged" / condition, ignore_errors=True)  # and nothing else that may lie there
         rows += found
-        log.info("%s: %d segments", condition, len(found))
+        printed = build_prints(folder / condition, clips, roots[1])
+        prints += [{"condition": condition} | _short(row) for row in printed]
+        log.info("%s: %d segments, %d of them with a noise print", condition, len(found), len(printed))
     if (folder / "merged").is_dir() and not any((folder / "merged").iterdir()):
         (folder / "merged").rmdir()
     write_csv(folder / INDEX, rows, COLUMNS)
+    write_csv(folder / PRINT_INDEX, prints, ["condition", *_short(dict.fromkeys(PRINT_COLUMNS, ""))])
     return rows
 
 
-def check(folder: str | Path, published: str | Path) -> int:
-    """Compare a set's index with a published one; returns the number of segments. Raises UserError if they differ."""
-    ours, theirs = ({(r["condition"], r["pair_id"]): r for r in read_rows(path)}
-                    for path in (Path(folder) / INDEX, published))
-    different = [key for key in {*ours, *theirs}
-                 if key not in ours or key not in theirs or any(ours[key][h] != theirs[key][h] for h in HASHES)]
-    if different or not ours:
-        raise UserError(f"expected the {len(theirs)} segments of {published}, but {len(different)} are missing or "
+def _compare(path, published, what):
+    """The number of lines of an index; raises UserError where their hashes are not those of a published one."""
+    ours, theirs = ({(r["condition"], r["pair_id"]): [r[c] for c in r if c.endswith("_sha256")]
+                     for r in read_rows(p, ("condition", "pair_id"))} for p in (path, published))
+    different = [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]
+    if different or not Path(published).is_file():
+        raise UserError(f"expected the {len(theirs)} {what} of {published}, but {len(different)} are missing or "
                         f"others, {min(different, default='all')} first: use the same sources and versions")
     return len(ours)
+
+
+def check(folder: str | Path, published: str | Path) -> int:
+    """Compare a set's index with a published one, and that of its prints with the one beside it, if there is one.
+
+    Returns the number of segments. Raises UserError if they differ.
+    """
+    folder, prints = Path(folder), Path(published).with_name(PRINT_INDEX)
+    if prints.is_file():
+        _compare(folder / PRINT_INDEX, prints, "noise prints")
+    return _compare(folder / INDEX, published, "segments")
 
 
 def main():
@@ -133,7 +154,8 @@ def main():
     parser.add_argument("--check", help="the index of a published set to compare with")
     args = parser.parse_args()
     check_outputs([(Path(args.output) / INDEX, "the index")], [args.check] if args.check else [])
-    build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
+    with locked(args.output):
+        build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
     if args.check:
         log.info("%d segments are those of %s", check(args.output, args.check), args.check)
 

@@ -91,6 +91,13 @@ class Song:
         return iter(self._spool)
 
 
+def with_channels(recording: np.ndarray, channels: int) -> np.ndarray:
+    """A recording (any channels, samples) with the channels of a song: one with others is averaged, then repeated."""
+    if recording.shape[0] == channels:
+        return recording
+    return np.repeat(recording.mean(axis=0, keepdims=True), channels, axis=0)
+
+
 class LoopedNoise:
     """A recording brought to a song's channels and length: looped from `offset` on, with zero mean.
 
@@ -100,8 +107,7 @@ class LoopedNoise:
     """
 
     def __init__(self, recording: np.ndarray, channels: int, n_samples: int, offset: int, block_samples: int):
-        if recording.shape[0] != channels:
-            recording = np.repeat(recording.mean(axis=0, keepdims=True), channels, axis=0)
+        recording = with_channels(recording, channels)
         self.loops = -(-(n_samples + offset) // recording.shape[-1])
         period = np.roll(recording, -offset, axis=-1)[:, :n_samples]
         self.n_samples, self._block, n = n_samples, block_samples, period.shape[-1]

@@ -23,12 +23,13 @@ from common.checkpoints import find_weights, load_safely, load_weights, save_ato
 from common.cli import Parser, count
 from common.errors import CallError, UserError
 from common.inference import choose_device
+from common.locks import locked
 from common.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
 from common.outputs import check_outputs
 from common.parallel import Processes
 from common.pool import INDEX, SAMPLES, Pool
 from common.recipe import format_table, run_recipe
-from common.training import BEST, TrainSettings, train, validate
+from common.training import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, TrainSettings, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def _pack(args):
     outputs = [(Path(args.output) / SAMPLES, "the pool"), (Path(args.output) / INDEX, "its index")]
     check_outputs(outputs + [(args.compact, "--compact")] * bool(args.compact),
                   [path for folder in songs + noises for path in list_audio(folder)])
-    pool = pack(songs, noises, args.output, args.jobs)
+    pool = pack(songs, noises, args.output, args.jobs, args.strict)
     if args.compact:
         compact(pool, args.compact, args.megabytes, args.jobs)
 
@@ -131,9 +132,10 @@ def _unpack(args):
 
 def _recipe(args):
     device = choose_device(args.device)
-    rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
-                      TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
-                      args.info, args.compile)
+    with locked(args.output):
+        rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
+                          TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
+                          args.info, args.compile)
     print(format_table(rows))
 
 
@@ -163,10 +165,14 @@ def _publish(args):
     else:
         model.confidence = None
         plain = kept = validate(model, validation)
-    info |= args.info | {"noise": mixture.noise, "validation_snr_improvement_db": kept}
+    info |= args.info | {"noise": mixture.noise, IMPROVEMENT: kept}
+    told = ""
+    if model.takes_print:
+        info[IMPROVEMENT_WITH_PRINT] = validate(model, validation, with_print=True)
+        told = f", {info[IMPROVEMENT_WITH_PRINT]:+.2f} dB with noise prints"
     save_weights(model, args.output, info, half=True)
-    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published; %s written, %.1f MB",
-             args.n_validation, plain, kept, args.output, Path(args.output).stat().st_size / 1e6)
+    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published%s; %s written, %.1f MB",
+             args.n_validation, plain, kept, told, args.output, Path(args.output).stat().st_size / 1e6)
 
 
 def _classify(args):
@@ -207,6 +213,7 @@ def _parser():
     add("--compact", metavar="FILE", help="also write the pool as a small file for another machine")
     add("--megabytes", type=float, default=50, help="size of that file")
     add("--jobs", type=int, default=-1, help="processes, -1 for all cores")
+    add("--strict", action="store_true", help="a file that cannot be used ends it")
     add, _ = command("unpack", _unpack, "a pool from its small file (needs soundfile)")
     add("file", help="what pack --compact wrote")
     add("-o", "--output", required=True, help="folder of the pool")

@@ -1,15 +1,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from common import evaluation
 from common.audio import read_audio, write_audio
 from common.baselines import BASELINES
-from common.dataset import find_pairs
+from common.dataset import find_pairs, pairs_in
+from common.dcunet import LITERATURE
+from common.denoising import denoise
 from common.errors import CallError, UserError
 from common.evaluation import (
     DENOISED,
     DO_NOTHING,
+    WHERE_PRINT,
+    WITH_PRINT,
     bootstrap_interval,
     evaluate,
     format_summary,
@@ -20,6 +25,9 @@ from common.evaluation import (
     summarise,
 )
 from common.metrics import METRICS, improvement_name, snr
+from common.noise_print import print_power
+from common.stft import STFT
+from tests.conftest import mini_model
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,9 @@ def test_every_metric_has_its_improvement(rows):
 
 def test_baselines_and_models_stand_side_by_side(model, pairs):
     rows = evaluate({"a": model, "b": model}, pairs, 1, False, list(BASELINES), jobs=1)
-    assert list(rows.method.unique()) == [DO_NOTHING, "a", "b", *BASELINES]
+    blind = [name for name in BASELINES if "with a print" not in name]
+    assert list(rows.method.unique()) == [DO_NOTHING, "a", "b", *blind] and not rows.has_print.any()
+    assert not summarise(rows).method.str.endswith(WHERE_PRINT).any()
     gains = rows.groupby("method").snr_improvement_db.mean()
     assert gains["a"] == gains["b"]
     # The ceilings are such: each knows more than the one before.
@@ -79,6 +89,96 @@ def test_baselines_and_models_stand_side_by_side(model, pairs):
     assert "oracle Wiener mask" in markdown_table(summarise(rows))
     with pytest.raises(CallError, match="expected baselines among blind Wiener"):
         evaluate({"a": model}, pairs, baselines=["magic"])
+
+
+PRINTED = "Wiener with a print", "noisereduce with a print"
+
+
+@pytest.fixture
+def printed(tmp_path, rng):
+    """Three pairs of two songs in white noise; (channels, rate) of the second's and third's prints differ."""
+    tone = 0.1 * np.sin(np.arange(90000) / 20)
+    for n, (song, shape) in enumerate([("a", None), ("a", (1, 44100)), ("b", (2, 48000))], 1):
+        name = f"S{n}N1-(white)-({song}).wav"
+        clean = np.stack([tone, 0.5 * tone]).astype(np.float32)
+        noise = 0.02 * n * rng.standard_normal(clean.shape)
+        write_audio(tmp_path / f"set/input/INPUT-{name}", (clean + noise).astype(np.float32), 44100)
+        write_audio(tmp_path / f"set/target/TARGET-{name}", clean, 44100)
+        if shape:
+            audio = (0.02 * n * rng.standard_normal((shape[0], 60000))).astype(np.float32)
+            write_audio(tmp_path / f"set/print/PRINT-{name}", audio, shape[1], "PCM_24")
+    return pairs_in(tmp_path / "set")
+
+
+def test_methods_with_a_print_are_scored_where_there_is_one(printed, model):
+    rows = evaluate({DENOISED: model}, printed, speech=False, jobs=1, baselines=["blind Wiener", *PRINTED])
+    n = rows.groupby("method").size()
+    assert dict(n) == {DO_NOTHING: 3, DENOISED: 3, "blind Wiener": 3,
+                       **dict.fromkeys((DENOISED + WITH_PRINT, *PRINTED), 2)}
+    assert rows.groupby("segment").has_print.all().tolist() == [False, True, True]
+    found = rows.set_index(["segment", "method"]).snr_db
+    for segment in segments(printed[1:], 44100):
+        assert segment.noise_print.shape[0] == 2
+        power = print_power(torch.from_numpy(segment.noise_print), model.stft)
+        assert power.shape == (2, model.stft.n_bins)
+        told = denoise(model, segment.noisy, 44100, print_power=power.numpy())
+        assert found[segment.name, DENOISED + WITH_PRINT] == pytest.approx(snr(segment.clean, told), abs=1e-3)
+        assert found[segment.name, DENOISED + WITH_PRINT] != found[segment.name, DENOISED]
+    gains = rows[rows.has_print].groupby("method").snr_improvement_db.mean()
+    assert gains["Wiener with a print"] > 5 and gains["Wiener with a print"] > gains["blind Wiener"]
+
+
+def test_blind_methods_are_compared_on_the_segments_that_have_a_print(printed, model):
+    rows = evaluate({DENOISED: model}, printed, speech=False, jobs=1, baselines=["blind Wiener", *PRINTED])
+    table = summarise(rows)
+    overall = table[table.noise == "all"].set_index("method")
+    assert dict(overall.segments) == {
+        DO_NOTHING: 3, DENOISED: 3, DENOISED + WHERE_PRINT: 2, DENOISED + WITH_PRINT: 2, "blind Wiener": 3,
+        "blind Wiener" + WHERE_PRINT: 2, **dict.fromkeys(PRINTED, 2)}
+    assert overall.songs[DENOISED + WITH_PRINT] == 2
+    alike = rows[rows.has_print].groupby("method").snr_db.mean()
+    for method, shown in ((DENOISED + WHERE_PRINT, DENOISED), (DENOISED + WITH_PRINT, DENOISED + WITH_PRINT)):
+        assert overall.input_snr_db[method] == pytest.approx(alike[DO_NOTHING])
+        assert overall.improvement_db[method] == pytest.approx(alike[shown] - alike[DO_NOTHING])
+    assert DENOISED + WHERE_PRINT in format_summary(table) and DENOISED + WITH_PRINT in markdown_table(table)
+    everywhere = summarise(rows[rows.has_print])  # all have one: nothing to tell twice
+    assert set(everywhere.method) == set(rows.method)
+    nobody = summarise(rows[rows.method.isin([DO_NOTHING, DENOISED])])  # none was given one
+    assert set(nobody.method) == {DO_NOTHING, DENOISED}
+
+
+def test_a_network_that_takes_no_print_is_blind(printed):
+    assert set(evaluate({DENOISED: mini_model(LITERATURE)}, printed, speech=False).method) == {DO_NOTHING, DENOISED}
+
+
+@pytest.mark.parametrize("shape, told", [((2, 4000), "and 0.09 s"), ((3, 60000), "has 3 and")])
+def test_a_print_that_cannot_be_used_is_one_sentence(printed, shape, told):
+    write_audio(printed[1].noise_print, np.ones(shape, np.float32), 44100)
+    with pytest.raises(UserError, match=f"expected a noise print of 1 or 2 channels and 0.25 s.*{told}"):
+        list(segments(printed, 44100))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_is_called_alike(name, channels, rng):
+    clean = (0.1 * np.sin(np.arange(60000) / 20) * np.ones((channels, 1))).astype(np.float32)
+    noisy, noise_print = (x + 0.05 * rng.standard_normal(clean.shape).astype(np.float32) for x in (clean, 0 * clean))
+    estimate = BASELINES[name](noisy, clean, 44100, noise_print)
+    assert estimate.shape == noisy.shape and estimate.dtype == np.float32
+    without = BASELINES[name](noisy, clean, 44100, None)
+    assert without is None if name in PRINTED else np.array_equal(without, estimate)
+    if channels == 2 and name in PRINTED:  # each channel has its own print
+        first = BASELINES[name](noisy[:1], clean[:1], 44100, noise_print[:1])
+        assert np.allclose(estimate[:1], first, atol=1e-6)
+
+
+def test_the_wiener_baseline_has_the_networks_gain(rng):
+    noisy, noise_print = (rng.standard_normal((1, 30000)).astype(np.float32) for _ in range(2))
+    spectrum = STFT().forward(torch.from_numpy(noisy))
+    level = STFT().frames(torch.from_numpy(noise_print)).abs().square().mean(-1, keepdim=True)
+    gain = (1 - level / spectrum.abs().square()).clamp(min=0.1)
+    expected = STFT().inverse(gain * spectrum, 30000).numpy()
+    assert np.allclose(BASELINES["Wiener with a print"](noisy, noisy, 44100, noise_print), expected, atol=1e-4)
 
 
 def test_sub_folders_are_conditions(merged, tmp_path):
@@ -93,7 +193,8 @@ def test_sub_folders_are_conditions(merged, tmp_path):
 def test_segments_cover_the_song_once_without_silence(tmp_path, rng):
     clean = 0.1 * rng.standard_normal((1, 4 * evaluation.SEGMENT_SAMPLES)).astype(np.float32)
     clean[:, evaluation.SEGMENT_SAMPLES : 2 * evaluation.SEGMENT_SAMPLES] = 0
-    write_audio(tmp_path / "i/INPUT-S1N1-(a)-(b).wav", clean, 44100)
+    noise = 0.01 * rng.standard_normal(clean.shape).astype(np.float32)
+    write_audio(tmp_path / "i/INPUT-S1N1-(a)-(b).wav", clean + noise, 44100)
     write_audio(tmp_path / "t/TARGET-S1N1-(CLEAN)-(b).wav", clean, 44100)
     found = find_pairs(tmp_path / "i", tmp_path / "t")
     starts = [round(s.start_seconds * 44100 / evaluation.SEGMENT_SAMPLES) for s in segments(found, 44100)]
