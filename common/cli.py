@@ -1,6 +1,7 @@
 """What every command line shares: one sentence for a user's mistake, and flags that are checked."""
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from common.errors import UserError
 def run(main: Callable[[], None]) -> None:
     """Run a script's main function; a UserError becomes one line on stderr and the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         main()
     except UserError as error:

@@ -105,7 +105,7 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
     _step("segments: the best of the training pairs, evenly spread ones of the others")
     segments, merged = out / "segments", out / "merged"
     if not segments.is_dir():
-        partial = out / ".segments.partial"  # a folder that may be somebody's is never wiped
+        partial = out / "segments.partial"  # a folder that may be somebody's is never wiped
         shutil.rmtree(partial, ignore_errors=True)
         _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=partial,
                   N_SEGMENTS=size.n_train_segments, N_HELD_OUT=size.n_held_out_segments, SKIP_START_SECONDS=0.0,

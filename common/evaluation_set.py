@@ -32,7 +32,7 @@ from common.noises import (
     WhiteNoises,
     parse_clip,
 )
-from common.outputs import check_folders
+from common.outputs import check_folders, check_outputs
 from common.packing import noise_files
 from common.segment_sets import save_segments
 from common.segments import Candidate, Cut, candidates, evenly
@@ -153,6 +153,7 @@ def main():
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS, help="(default: all)")
     parser.add_argument("--check", help="the index of a published set to compare with")
     args = parser.parse_args()
+    check_outputs([(Path(args.output) / INDEX, "the index")], [args.check] if args.check else [])
     with locked(args.output):
         build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
     if args.check:

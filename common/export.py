@@ -63,9 +63,13 @@ def export_onnx(model: Denoiser, path: str | Path) -> None:
     """An ONNX file with the input `planes` and the output `mask`, for any batch and number of frames."""
     planes, dynamic = _example(model)
     temporary = Path(path).with_name(f".{Path(path).name}.tmp")
-    torch.onnx.export(AnyFrames(model).eval(), (planes,), str(temporary), input_names=["planes"],
-                      output_names=["mask"], dynamic_shapes=(dynamic,), dynamo=True, external_data=False, verbose=False)
-    temporary.replace(path)
+    try:
+        torch.onnx.export(AnyFrames(model).eval(), (planes,), str(temporary), input_names=["planes"],
+                          output_names=["mask"], dynamic_shapes=(dynamic,), dynamo=True, external_data=False,
+                          verbose=False)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def main():

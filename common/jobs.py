@@ -123,8 +123,8 @@ def plan(inputs: Sequence[str], output: str, suffix: str | None = None, like_inp
     return jobs
 
 
-def check_strangers(jobs):
-    """Refuse to write over what lies beside the songs and was not made by this command."""
+def check_strangers(jobs: Sequence[Job]) -> None:
+    """Raise CallError where a result would go over what lies beside the songs and was not made by this command."""
     folders = {job.source.parent.resolve() for job in jobs}
     for job in jobs:
         if not job.named and job.target.parent.resolve() in folders:

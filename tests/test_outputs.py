@@ -51,6 +51,8 @@ CALLS = {
                        "would both become p/pool.json"),
     "unpack": (training_cli, ["unpack", "pool.zip", "-o", "pool.zip"], "pool.zip is a file"),
     "evaluation set": (evaluation_set, ["--songs", "songs", "--noises", "noises", "-o", "songs/set"], "lies in songs"),
+    "evaluation set, index": (evaluation_set, ["--songs", "songs", "--noises", "noises", "-o", "i", "--check",
+                                               "i/evaluation_set.csv"], "is the input i/evaluation_set.csv"),
     "regenerate": (provenance, ["regenerate", "i/manifest.csv", "--input-dir", "o", "--target-dir", "./o"],
                    "two output folders"),
 }
@@ -65,7 +67,7 @@ def place(model, tmp_path, monkeypatch):
         write_audio(name, np.full((1, 100), 0.1, np.float32), 8000)
     for name in ("a.pth", "b.pth", "W/best.pth", "published/white.pth"):
         save_weights(model, name, {})
-    for name in ("i/manifest.csv", "i/dataset.json", "pool.zip", "o.png/picture"):
+    for name in ("i/manifest.csv", "i/dataset.json", "i/evaluation_set.csv", "pool.zip", "o.png/picture"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("{}")
     for link, there in (("songs2", "songs"), ("i2", "i"), ("link.csv", "i/manifest.csv"), ("link.pth", "a.pth")):
