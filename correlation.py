@@ -6,9 +6,15 @@ of the two noises alone, without one the bounds that two signals allow.
 """
 
 import argparse
+from pathlib import Path
 
 from common.cli import run
 from common.correlation import SUFFIXES, check_output_name, correlate_folders, report, write_results
+from common.manifest import DATASET, MANIFEST
+from common.outputs import check_outputs
+
+# Read beside the audio files.
+TABLES = MANIFEST, DATASET
 
 
 def main():
@@ -21,6 +27,8 @@ def main():
     parser.add_argument("--jobs", type=int, default=-1, help="worker processes, -1 for all cores (default)")
     args = parser.parse_args()
     output = check_output_name(args.output_file)
+    check_outputs([(output, "the results"), (output.with_suffix(".png"), "the histogram")],
+                  [Path(folder) / name for folder in (args.audio_dir1, args.audio_dir2) for name in TABLES])
     rows, alone = correlate_folders(args.audio_dir1, args.audio_dir2, args.jobs, args.path_noises)
     write_results(rows, alone, output)
     from common.plots import correlation_histograms  # takes seconds to load, which a wrong call need not wait for

@@ -19,6 +19,7 @@ import pandas as pd
 from common.cli import run
 from common.dataset import PairSource, pairs_in
 from common.evaluation import PairValidation
+from common.manifest import number_in, read_manifest
 from common.segment_sets import save_segments
 from common.segments import Cut, candidates, choose, summary
 from common.training import TrainSettings, train
@@ -68,7 +69,7 @@ def main():
             history = train(settings, PairSource(pairs_in(folder)), PairValidation(pairs_in(args.out / "validation")),
                             args.out / f"weights-{arm}-{seed}")
             figures = summary(found, chosen)
-            snrs = [float(r["input_snr_db"]) for r in pd.read_csv(folder / "input" / "manifest.csv").to_dict("records")]
+            snrs = [number_in(row, "input_snr_db") for row in read_manifest(folder / "input")]
             rows.append({"arm": arm, "seed": seed, "improvement_db": history[-1]["validation_snr_improvement_db"],
                          "decorrelation": figures["mean_decorrelation_chosen"],
                          "diversity": figures["diversity_chosen"], "input_snr_db": np.mean(snrs)})

@@ -6,31 +6,34 @@ MP3, Opus and what libsndfile refuses go through the FFmpeg libraries that PyAV 
 a system install.
 """
 
+import logging
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import av
+import mutagen
 import numpy as np
 import soundfile as sf
 import soxr
 
 from common.errors import CallError
-from common.sinks import ENCODERS, AudioError, open_sink
+from common.files import c_name
+from common.sinks import FORMATS, PCM_BITS, AudioError, choose_codec, open_sink, place_channels
 from common.tags import Tags, write_tags
+
+log = logging.getLogger(__name__)
 
 SNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff")
 # libsndfile 1.2 calls every fifth intact Opus file malformed.
 FFMPEG_SUFFIXES = (".mp4", ".m4a", ".mp3", ".aac", ".opus")
 AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 
-# How many bits a sample keeps in a file; float formats are written as they are.
-PCM_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-# The format that an output suffix gets when the input's own cannot be kept.
-DEFAULT_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MP3", ".m4a": "AAC"}
-OUTPUT_SUFFIXES = tuple(DEFAULT_SUBTYPES)
+OUTPUT_SUFFIXES = tuple(FORMATS)
 CLIP_POLICIES = ("rescale", "limit", "none")
+WRITE_ERRORS = (sf.LibsndfileError, av.FFmpegError, OSError)
 # libsndfile's Vorbis encoder overflows its stack on very long blocks.
 WRITE_BLOCK = 1 << 16
 
@@ -73,22 +76,35 @@ class AudioReader:
             self._open()
 
     def _open(self):
-        self._sndfile = self._container = self.subtype = None
+        self._sndfile = self._container = self.subtype = self.bit_rate = self.layout = None
         if self.path.suffix.lower() in SNDFILE_SUFFIXES:
             try:
-                self._sndfile = sf.SoundFile(self.path)
+                self._sndfile = sf.SoundFile(c_name(self.path))
             except sf.LibsndfileError:  # some Ogg files that FFmpeg reads are malformed to libsndfile
                 self._sndfile = None
+        with suppress(av.FFmpegError), av.open(str(self.path), metadata_errors="replace") as container:
+            layout = container.streams.audio[0].layout
+            self.layout = layout.name if av.AudioLayout(layout.name).nb_channels > 2 else None
         if self._sndfile is None:
-            self._container = av.open(str(self.path))
+            self._container = av.open(str(self.path), metadata_errors="replace")
             if not self._container.streams.audio:
                 raise AudioError(f"expected an audio stream in {self.path}, but it has none: use another file")
             context = self._container.streams.audio[0].codec_context
             self.sample_rate, self.channels = context.sample_rate, context.channels
             self.seconds = (self._container.duration or 0) / av.time_base
+            self.codec = context.codec.canonical_name
+            if self.codec in ("flac", "alac") or self.codec.startswith("pcm"):
+                bits = mutagen.File(self.path).info.bits_per_sample
+                self.subtype = {16: "PCM_16", 32: "PCM_32"}.get(bits, "PCM_24")
+            else:
+                self.bit_rate = self._container.streams.audio[0].bit_rate or self._container.bit_rate
         else:
             self.sample_rate, self.channels = self._sndfile.samplerate, self._sndfile.channels
             self.seconds = self._sndfile.frames / self.sample_rate
+            self.codec = self._sndfile.subtype.lower()
+            if self.codec in ("vorbis", "opus"):
+                with av.open(str(self.path), metadata_errors="replace") as container:
+                    self.bit_rate = container.streams.audio[0].bit_rate or container.bit_rate
             if self._sndfile.subtype in (*PCM_BITS, "FLOAT", "DOUBLE"):
                 self.subtype = self._sndfile.subtype
 
@@ -112,12 +128,12 @@ class AudioReader:
                     yield _finite(block.astype(dtype, copy=False), self.path)
 
     def _decoded(self):
-        resampler = av.AudioResampler(format="fltp")  # same rate and layout, planar float
+        resampler = av.AudioResampler(format="dbl")  # same rate and layout
         # Opened anew: after a seek to the start a decoder may forget how many priming samples to drop.
-        with av.open(str(self.path)) as container:
+        with av.open(str(self.path), metadata_errors="replace") as container:
             for frame in container.decode(audio=0):
                 for plane in resampler.resample(frame):
-                    yield plane.to_ndarray()
+                    yield plane.to_ndarray().reshape(-1, self.channels).T
 
     def close(self):
         """Release the file."""
@@ -190,19 +206,32 @@ def to_pcm(audio: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     return limited.astype(np.int16 if bits == 16 else np.int32), int((scaled != limited).sum())
 
 
-def _interleaved(audio):
+def _interleaved(audio, order=None):
     """(channels, samples) to contiguous (samples, channels), by channel: NumPy's own transposing copy is 9x slower."""
     out = np.empty(audio.shape[::-1], audio.dtype)
-    for channel, samples in enumerate(audio):
-        out[:, channel] = samples
+    for place, channel in enumerate(order or range(len(audio))):
+        out[:, place] = audio[channel]
     return out
+
+
+def _held(codec, subtype, path):
+    """The sample format that the codec keeps, none for a lossy one; a warning where it has fewer bits."""
+    if not codec.subtypes or subtype in codec.subtypes:
+        return subtype if codec.subtypes else None
+    if subtype is None:
+        return "PCM_16"
+    log.warning("%s will hold whole numbers of 24 bits, fewer than the %s that comes in, so that bits are lost: write "
+                "WAV to keep them", path, subtype)
+    return "PCM_24"
 
 
 class AudioWriter:
     """Writes blocks to a temporary file beside `path` and renames it when all went well.
 
-    The format follows the suffix (OUTPUT_SUFFIXES); `subtype` chooses the sample format where the suffix allows it
-    (PCM_16, PCM_24, PCM_32, FLOAT, DOUBLE). `tags` are written too.
+    The format follows the suffix (OUTPUT_SUFFIXES). `like`, an AudioReader, is the input that the audio comes from: a
+    file of its kind keeps its codec and about its bit rate, and every file its sample format and the layout of its
+    channels where the format holds them. `subtype` is another sample format, of lossless files (PCM_16, PCM_24,
+    PCM_32, FLOAT, DOUBLE). `tags` are written too. Opus is resampled to 48 kHz.
 
     `clip` is what happens to samples above full scale in a format that cannot hold them: "limit" sets them to full
     scale, "rescale" lowers the whole file by one gain so that none is above it (and keeps the samples in a file
@@ -213,33 +242,52 @@ class AudioWriter:
     """
 
     def __init__(self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None,
-                 clip: str = "limit", tags: Tags | None = None):
+                 clip: str = "limit", tags: Tags | None = None, like: AudioReader | None = None):
         self.path = Path(path)
-        self._suffix = self.path.suffix.lower()
-        if self._suffix not in DEFAULT_SUBTYPES:
+        suffix = self.path.suffix.lower()
+        if suffix not in FORMATS:
             raise CallError(f"expected an output name ending in {', '.join(OUTPUT_SUFFIXES)}, got {self.path}: "
                             "choose one of these formats")
         if clip not in CLIP_POLICIES:
             raise CallError(f"expected a clip policy among {', '.join(CLIP_POLICIES)}, got {clip!r}")
-        if subtype is None or self._suffix in ENCODERS or not sf.check_format(self._suffix[1:].upper(), subtype):
-            subtype = DEFAULT_SUBTYPES[self._suffix]
+        codec = choose_codec(suffix, like)
+        subtype = _held(codec, subtype or (like and like.subtype), self.path)
         self.bits = PCM_BITS.get(subtype)
         if self.bits and clip == "none":
             raise CallError(f"expected a format that can hold samples above full scale with clip policy none, but "
                             f"{self.path} would hold whole numbers of {self.bits} bits: choose rescale, limit or float")
         self._clip = "none" if subtype in ("FLOAT", "DOUBLE") else clip
         self.limited, self.peak, self.gain = 0, 0.0, 1.0
-        self._tags, self._spool = tags or Tags(), None
+        self._tags, self._spool, self._channels = tags, None, channels
+        layout, self._order = place_channels(codec, self.path, channels, like and like.layout)
+        self._free, self._frame_bytes = codec.max_bytes, channels * (self.bits or 64) // 8
+        self._check_room(like.seconds * sample_rate if like else 0)
+        bit_rate = codec.bit_rate and int(codec.bit_rate * max(1, channels / 2))
+        if like and like.codec == codec.name:
+            bit_rate = like.bit_rate or bit_rate
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._sink = open_sink(self._temporary, self._suffix, sample_rate, channels, subtype, self._tags)
+        # A name of up to 255 bytes has no room for more.
+        self._temporary = self.path.with_name(f".{self.path.name[:40]}.{secrets.token_hex(4)}.tmp")
+        self._sink = open_sink(self._temporary, codec, sample_rate, channels, subtype, layout, bit_rate)
         if self._clip == "rescale":
-            self._channels = channels
             self._spool = open(self._temporary.with_suffix(".samples"), "w+b")  # noqa: SIM115, closed by __exit__
+
+    def _check_room(self, n_samples):
+        if n_samples * self._frame_bytes > self._free:
+            raise AudioError(f"expected less than 4 GiB of samples for {self.path}, whose format counts no further, "
+                             "but it would be larger: write WAV or FLAC")
+
+    @contextmanager
+    def _named_errors(self):
+        try:
+            yield
+        except WRITE_ERRORS as error:
+            raise AudioError(f"expected room for {self.path}, but writing failed ({error}): free some disk "
+                             "space or choose another folder") from error
 
     def write(self, audio: np.ndarray):
         """Append a block of shape (channels, samples): floats, or int16 for a 16-bit file, taken as they are."""
-        try:
+        with self._named_errors():
             if audio.dtype == np.int16:
                 self._put(audio)
                 return
@@ -248,22 +296,21 @@ class AudioWriter:
                 self._spool.write(_interleaved(audio.astype(np.float64, copy=False)).data)
             else:
                 self._put(audio)
-        except (sf.LibsndfileError, av.FFmpegError, OSError) as error:
-            raise AudioError(f"expected room for {self.path}, but writing failed ({error}): free some disk "
-                             "space or choose another folder") from error
 
     def _put(self, audio):
+        self._check_room(audio.shape[-1])
+        self._free -= audio.shape[-1] * self._frame_bytes
         if audio.dtype != np.int16:
             if self.bits:
                 audio, limited = to_pcm(audio, self.bits)
                 self.limited += limited
                 if self.bits == 24:
-                    audio = audio << 8  # libsndfile takes 24-bit samples in the top of 32-bit words
+                    audio = audio << 8  # the sinks take 24-bit samples in the top of 32-bit words
             elif self._clip != "none":
                 self.limited += int((np.abs(audio) > 1).sum())
                 audio = np.clip(audio, -1, 1)
         for start in range(0, audio.shape[-1], WRITE_BLOCK):
-            self._sink.write(_interleaved(audio[:, start : start + WRITE_BLOCK]))
+            self._sink.write(_interleaved(audio[:, start : start + WRITE_BLOCK], self._order))
 
     def _rescale(self):
         """Write what was kept, at the gain that brings its peak to the largest number of the format."""
@@ -278,13 +325,17 @@ class AudioWriter:
 
     def __exit__(self, kind, *_):
         try:
-            if kind is None and self._spool:
-                self._rescale()
-            self._sink.close()
             if kind is None:
-                if self._tags and self._suffix not in ENCODERS:
-                    write_tags(self._temporary, self._suffix[1:], self._tags)
-                os.replace(self._temporary, self.path)
+                with self._named_errors():
+                    if self._spool:
+                        self._rescale()
+                    self._sink.close()
+                    if self._tags:
+                        write_tags(self._temporary, self._tags, self.path)
+                    os.replace(self._temporary, self.path)
+            else:
+                with suppress(*WRITE_ERRORS):  # what went wrong first is what is told
+                    self._sink.close()
         finally:
             self._temporary.unlink(missing_ok=True)
             if self._spool:

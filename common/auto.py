@@ -25,6 +25,7 @@ from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.mixtures import MixtureSettings, MixtureSource
 from common.model import Denoiser, autocast
 from common.pool import Pool
+from common.seeds import number
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int, snr_db: tuple[
         for first in range(0, n_per_label, BATCH_SIZE):
             rows = range(first, min(n_per_label, first + BATCH_SIZE))
             with autocast(model.device):
-                features.append(listen(model, source.batch(seed, 0, rows, WINDOW_SAMPLES)[0]))
+                features.append(listen(model, source.batch(number(seed, "classifier"), 0, rows, WINDOW_SAMPLES)[0]))
         labels += [k] * n_per_label
     return _fit(torch.cat(features).double(), torch.tensor(labels))
 

@@ -7,6 +7,8 @@ nothing in common with N, so that it only adds to the first term (the argument o
 the validation split, are heard for nothing but to measure.
 """
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +17,10 @@ import torch
 from common.confidence import WINDOW_SAMPLES, Confidence, describe
 from common.mixtures import MixtureSource
 from common.model import Denoiser, autocast
+from common.seeds import number
+from common.silence import LEFT_OUT, measurable
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE = 4
 # Of the squared weights of the standardised features, or of their squared distance from those of a prior, which is
@@ -42,7 +48,7 @@ class Windows:
 
 @torch.no_grad()
 def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 1) -> Windows:
-    """What `model` does to `n` windows of a source. Another seed draws other pairs."""
+    """What `model` does to `n` windows of a source, without those that are silent. Another seed draws other pairs."""
     rows = []
     for first in range(0, n, BATCH_SIZE):
         numbers = range(first, min(n, first + BATCH_SIZE))
@@ -52,8 +58,11 @@ def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 
         difference = noisy - target
         products = difference.square(), noise * difference, noise.square()
         sums = [x.sum(-1, keepdim=True) for x in products]
-        rows.append(torch.cat([describe(noisy, noise, model.stft), *sums], 1).double().cpu())
+        heard = measurable(10 * torch.log10(target.square().sum(-1) / sums[0][:, 0]))
+        rows.append(torch.cat([describe(noisy, noise, model.stft), *sums], 1)[heard].double().cpu())
     rows = torch.cat(rows)
+    if len(rows) < n:
+        log.info(LEFT_OUT, "calibration", n - len(rows), n)
     return Windows(rows[:, :-3], *rows[:, -3:].unbind(1))
 
 
@@ -63,7 +72,8 @@ def fit_confidence(windows: Windows, prior: Confidence | None = None) -> Confide
     It begins with, and stays near, the confidence `prior` of other weights, or much of it everywhere.
     """
     if prior is None:
-        centre, scale = windows.features.mean(0), windows.features.std(0).clamp_min(1e-3)
+        scale = windows.features.std(0, correction=min(1, len(windows.power) - 1)).clamp_min(1e-3)
+        centre = windows.features.mean(0)
         prior = Confidence(centre, scale, torch.zeros_like(centre), torch.full((), 2.0))
         strength = REGULARISATION
     else:
@@ -113,12 +123,18 @@ def calibrate(model: Denoiser, pairs: MixtureSource, validation: MixtureSource, 
     improvement in dB and the percentage of mixtures improved there without confidence (plain_db,
     plain_improved_percent), all rows of trade_off, and which one was chosen (shift, improvement_db).
     """
-    fitted = fit_confidence(measure_windows(model, pairs, n_pairs), prior)
+    learned = measure_windows(model, pairs, n_pairs, number(0, "calibration"))
     windows = measure_windows(model, validation, n_validation, seed=0)
+    if not len(learned.power) or not len(windows.power):
+        log.warning("no pair, or no validation mixture, holds a song and a noise: nothing could be calibrated")
+        model.confidence = prior
+        return {"plain_db": math.nan, "plain_improved_percent": math.nan, "shift": 0.0, "improvement_db": math.nan,
+                "trade_off": []}
+    fitted = fit_confidence(learned, prior)
     rows = trade_off(fitted, windows)
     shift = choose_shift(rows)
     model.confidence = shifted(fitted, shift)
-    plain = windows.gains_db(torch.ones(n_validation, dtype=torch.float64))
+    plain = windows.gains_db(torch.ones_like(windows.power))
     return {"plain_db": float(plain.mean()), "plain_improved_percent": float(100 * (plain > 0).double().mean()),
             "shift": shift, "improvement_db": next(row["improvement_db"] for row in rows if row["shift"] == shift),
             "trade_off": rows}

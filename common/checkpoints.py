@@ -1,8 +1,8 @@
 """Weights files: each rebuilds its own network and STFT, and loading one executes nothing."""
 
 import os
-import pickle
 import subprocess
+import zipfile
 from pathlib import Path
 
 import torch
@@ -23,7 +23,10 @@ def save_atomically(content: dict, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(content, temporary)
+    with open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may keep the name and lose the bytes
     os.replace(temporary, path)
 
 
@@ -33,8 +36,13 @@ def load_safely(path: str | Path) -> dict:
     if not path.is_file():
         raise CallError(f"expected a weights file, but {path} does not exist: check the path")
     try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch itself looks at no checksum
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # damaged files have many ways to fail
         raise UserError(f"expected a weights file of this project, but {path} cannot be loaded "
                         f"({type(error).__name__}): train again or choose another file") from error
     if not isinstance(content, dict):
@@ -73,10 +81,20 @@ def pretrained_names() -> list[str]:
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """A path as it is, or the file of a name in pretrained_weights/, as `white`, `class3` or `dog_bark`."""
+    """The file of a name in pretrained_weights/, as `white`, `class3` or `dog_bark`, or else of a path.
+
+    A bare name never means what happens to lie in the working directory; `./white` and `white.pth` do. Raises
+    CallError, with the names, where there is no such file.
+    """
+    named = PRETRAINED / f"{weights_name(os.fspath(name_or_path))}.pth"
+    if os.path.basename(name_or_path) == os.fspath(name_or_path) and named.is_file():
+        return named
     path = Path(name_or_path)
-    named = PRETRAINED / f"{weights_name(str(name_or_path))}.pth"
-    return named if not path.exists() and named.is_file() else path
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CallError(f"expected a .pth file or one of the names {', '.join(pretrained_names())}, but {path} {what}: "
+                        "choose a name or check the path")
+    return path
 
 
 def _network(settings):

@@ -11,12 +11,15 @@ from common.errors import UserError
 def run(main: Callable[[], None]) -> None:
     """Run a script's main function; a UserError becomes one line on stderr and the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         main()
     except UserError as error:
         sys.exit(_fail(str(error), error.exit_code))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; what is finished is whole, the same command goes on from there", 130))
+    except MemoryError:
+        sys.exit(_fail("expected enough memory, but it ran out: close other programs, or give less at once", 1))
     except OSError as error:
         sys.exit(_fail(f"expected to read and write freely, but the system refused ({error}): check space and "
                        "permissions", 1))

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from common.audio import AudioError, AudioReader, audio_name, list_audio
 from common.dataset import pair_key
-from common.errors import CallError, UserError
+from common.errors import CallError, UnusableError, UserError, one_of_many
 from common.files import write_csv, write_text
-from common.manifest import Sources, read_manifest
+from common.manifest import Sources, number_in, read_manifest
 from common.signals import pieces
 from common.workers import pool
 
@@ -134,9 +134,10 @@ def noise_correlation(row: dict, sources: Sources, start: int = 0, length: int |
 def _noise_columns(row, sources, measured):
     if row is None or sources is None:
         return float("nan")
-    start = round(float(row.get("start_seconds") or 0) * int(row["sample_rate"]))
-    length = round(measured["samples"] / measured["sample_rate"] * int(row["sample_rate"]))
-    whole = start == 0 and length >= int(row["samples"])
+    rate = number_in(row, "sample_rate", int)
+    start = round(number_in(row, "start_seconds") * rate) if row.get("start_seconds") else 0
+    length = round(measured["samples"] / measured["sample_rate"] * rate)
+    whole = start == 0 and length >= number_in(row, "samples", int)
     return noise_correlation(row, sources, start, None if whole else length)
 
 
@@ -182,12 +183,16 @@ def match(dir1: str | Path, dir2: str | Path) -> tuple[list[tuple[str, Path, Pat
 
     Raises CallError when there is no couple at all.
     """
-    found = [{pair_key(p.name) or audio_name(p): p for p in list_audio(d)} for d in (dir1, dir2)]
+    found, alone = [{}, {}], []
+    for own, folder in zip(found, (dir1, dir2), strict=True):
+        for path in list_audio(folder):
+            if path is not own.setdefault(pair_key(path.name) or audio_name(path), path):
+                alone.append(path)  # a namesake
     couples = [(key, path, found[1][key]) for key, path in found[0].items() if key in found[1]]
     if not couples:
         raise CallError(f"expected files of the same pairs or names in {dir1} and {dir2}, but none match: give an "
                         "input and a target folder")
-    alone = [path for own, other in (found, found[::-1]) for key, path in own.items() if key not in other]
+    alone += [path for own, other in (found, found[::-1]) for key, path in own.items() if key not in other]
     return sorted(couples, key=lambda c: _natural(c[0])), alone
 
 
@@ -200,10 +205,11 @@ def _natural(name):
 def _couple_row(name, path1, path2, row, sources):
     """One row of COLUMNS, or the sentence that says why there is none."""
     try:
-        measured = compare_files(path1, path2)
-    except AudioError as error:
+        with one_of_many(path1):
+            measured = compare_files(path1, path2)
+            return {"pair": name} | measured | {"noise_correlation": _noise_columns(row, sources, measured)}
+    except UnusableError as error:
         return str(error)
-    return {"pair": name} | measured | {"noise_correlation": _noise_columns(row, sources, measured)}
 
 
 def _noise_sources(directory, rows, path_noises):

@@ -17,8 +17,10 @@ import torch
 
 from common.audio import AudioError, list_audio, resample
 from common.errors import CallError, UserError
+from common.files import c_name
 from common.manifest import CLEAN, read_manifest
 from common.pool import SAMPLE_RATE
+from common.seeds import stream
 from common.signals import SILENT_RMS
 from common.songs import song_name
 
@@ -58,8 +60,9 @@ def _by_pair_id(directory, side):
     found = {}
     for path in list_audio(directory):
         match = _PAIR_FILE.match(path.name)
-        if match and match[1] == side:
-            found[match[2]] = path
+        if match and match[1] == side and path is not (first := found.setdefault(match[2], path)):
+            raise CallError(f"expected one {side} file of every pair, but {first.name} and {path.name} in {directory} "
+                            f"are both of {match[2]}: remove one of them")
     if not found:
         raise CallError(f"expected {side}-S1N1-... files in {directory}, but there is none: run a merger first or "
                         "swap the two folders")
@@ -81,7 +84,7 @@ def find_pairs(input_dir: str | Path, target_dir: str | Path) -> list[PairFile]:
     pairs = []
     for pair_id, path in inputs.items():
         row = rows.get(pair_id, {})
-        song = song_name(row["song"]) if row else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
+        song = song_name(row["song"]) if row.get("song") else re.sub(r".*-\((.*)\)$", r"\1", path.stem)
         recordings = {row.get("input_noise_recording"), row.get("target_noise_recording")} - {None, ""}
         pairs.append(PairFile(pair_id, path, targets[pair_id], song, row.get("input_noise_class", ""),
                               frozenset(recordings), row.get("target_noise") == CLEAN, prints.get(pair_id)))
@@ -152,7 +155,7 @@ class PairSource:
         return [self._row(seed, step, row, n_samples)[2] for row in rows]
 
     def _row(self, seed, step, row, n_samples):
-        rng = np.random.default_rng([seed, step, row])
+        rng = stream(seed, "pairs", step, row)
         for _ in range(MAX_CROPS):  # silent crops are drawn again
             pair = self.pairs[rng.integers(len(self.pairs))]
             position, channel = rng.random(2)
@@ -165,7 +168,7 @@ class PairSource:
 def _read_crop(path, position, channel, n_samples):
     """A crop of `n_samples` at SAMPLE_RATE from a relative position; a short file is continued with zeros."""
     try:
-        with sf.SoundFile(path) as file:
+        with sf.SoundFile(c_name(path)) as file:
             n_native = -(-n_samples * file.samplerate // SAMPLE_RATE)
             file.seek(int(position * max(0, file.frames - n_native + 1)))
             audio = file.read(n_native, dtype="float32", always_2d=True)[:, int(channel * file.channels)]

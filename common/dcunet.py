@@ -107,7 +107,7 @@ _FOLDED = (
 _UNFOLDING = (*_FOLDED[:0:-1], _FOLDED[0]._replace(output_padding=(1, 0)))
 FOLDED, LITERATURE = "folded", "literature"
 PLANS = {
-    FOLDED: Plan(_FOLDED, _UNFOLDING, (1, 1, 2, 2, 3, 3, 4, 4, 4, 4), inputs=2),
+    FOLDED: Plan(_FOLDED, _UNFOLDING, (1, 1, 2, 2, 2, 2, 3, 3, 3, 3), inputs=2),
     LITERATURE: Plan(
         (
             Row((7, 1), (1, 1), (3, 0)),

@@ -16,6 +16,7 @@ import numpy as np
 from common import synth
 from common.audio import write_audio
 from common.cli import run
+from common.seeds import stream
 
 SONGS_PER_SPLIT = {"train": 8, "validation": 2, "test": 4}
 TITLES = ("Amber", "Brook", "Cinder", "Dune", "Ember", "Fjord", "Glade", "Harbour", "Isle", "Juniper", "Kite",
@@ -48,7 +49,7 @@ def _write_song(path, seed, seconds):
 def _write_noises(folder, fold, seed):
     for class_id in range(10):
         key = seed * 100 + fold
-        seconds = np.random.default_rng([key, class_id]).uniform(2, 4)
+        seconds = stream(key, "length", class_id).uniform(2, 4)
         path = folder / f"fold{fold}" / f"{100000 + 100 * fold + class_id}-{class_id}-0-0.wav"
         write_audio(path, synth.noise(class_id, key, seconds), synth.SAMPLE_RATE)
 

@@ -104,11 +104,13 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
         _merge(songs, noises, out / "merged" / split, split, folds, *getattr(size, split))
     _step("segments: the best of the training pairs, evenly spread ones of the others")
     segments, merged = out / "segments", out / "merged"
-    if not (segments / "test").is_dir():  # the last of the three
-        shutil.rmtree(segments, ignore_errors=True)
-        _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=segments,
+    if not segments.is_dir():
+        partial = out / ".segments.partial"  # a folder that may be somebody's is never wiped
+        shutil.rmtree(partial, ignore_errors=True)
+        _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=partial,
                   N_SEGMENTS=size.n_train_segments, N_HELD_OUT=size.n_held_out_segments, SKIP_START_SECONDS=0.0,
                   SKIP_END_SECONDS=0.0, LISTEN=False)
+        partial.rename(segments)
     _step("train with noisy targets only, then evaluate on songs and noises never heard before")
     _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
               TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples", LISTEN=False,

@@ -14,13 +14,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import soxr
 
 from common.audio import AudioError, AudioReader, AudioWriter
 from common.confidence import believed
 from common.errors import CallError
 from common.model import Denoiser
-from common.noise_stream import noise_stream
+from common.noise_stream import noise_stream, resampled
+from common.outputs import check_outputs
+from common.print_sources import NoisePrint, Source, check_print, print_source
 from common.tags import read_tags
 
 log = logging.getLogger(__name__)
@@ -35,14 +36,15 @@ MAX_CHANNELS = 64
 def effective_strength(strength: float, attenuation_limit_db: float | None) -> float:
     """The share of the noise estimate that is subtracted.
 
-    With an attenuation limit of L dB a component that the mask removes altogether is still kept at
-    -L dB: the share is at most 1 - 10**(-L/20).
+    An attenuation limit of L dB mixes the input back in: the output is a of the input and 1 - a of the denoised sound,
+    a = 10**(-L/20). What would be removed altogether is then L dB quieter. It is no bound for every tone and moment:
+    where the network turns the phase of what it keeps, that and the input's share can cancel.
     """
     if not 0 <= strength <= 1:
         raise CallError(f"expected a strength between 0 (input unchanged) and 1 (all noise removed), got {strength}")
     if attenuation_limit_db is None:
         return strength
-    if attenuation_limit_db < 0:
+    if not attenuation_limit_db >= 0:
         raise CallError(f"expected an attenuation limit of at least 0 dB, got {attenuation_limit_db}")
     return min(strength, 1 - 10 ** (-attenuation_limit_db / 20))
 
@@ -54,20 +56,6 @@ def measure_level(blocks: Iterable[np.ndarray]) -> np.ndarray:
         total = total + np.square(block, dtype=np.float64).sum(axis=-1)
         n += block.shape[-1]
     return np.sqrt(total / max(n, 1))
-
-
-def _resampled(blocks, rate_in, rate_out):
-    """A stream at another rate, in step with the first (soxr leaves no delay)."""
-    if rate_in == rate_out:
-        yield from blocks
-        return
-    resampler = None
-    for block in blocks:
-        resampler = resampler or soxr.ResampleStream(rate_in, rate_out, block.shape[0], dtype="float32")
-        yield resampler.resample_chunk(np.ascontiguousarray(block.T, np.float32)).T
-    if resampler:
-        empty = np.zeros((0, block.shape[0]), np.float32)
-        yield resampler.resample_chunk(empty, last=True).T
 
 
 class _Tee:
@@ -105,12 +93,12 @@ def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: i
     """
     share = effective_strength(strength, attenuation_limit_db)
     source = _Tee(blocks)
-    pairs = noise_stream(model, _resampled(source, sample_rate, model.stft.sample_rate), level, print_power)
+    pairs = noise_stream(model, resampled(source, sample_rate, model.stft.sample_rate), level, print_power)
     if model.confidence is None or print_power is not None:
         noise = (block for _, block in pairs)
     else:
         noise = believed(model.confidence, model.stft, pairs)
-    for estimate in _resampled(noise, model.stft.sample_rate, sample_rate):
+    for estimate in resampled(noise, model.stft.sample_rate, sample_rate):
         original = source.take(estimate.shape[-1])
         if original is not None:
             removed = share * estimate[:, : original.shape[-1]].astype(original.dtype)
@@ -132,33 +120,41 @@ def denoise(model: Denoiser, audio: np.ndarray, sample_rate: int, strength: floa
 def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Path, strength: float = 1.0,
                  attenuation_limit_db: float | None = None, residual_path: str | Path | None = None,
                  clip: str = "rescale", subtype: str | None = None,
-                 progress: Callable[[float], None] | None = None) -> dict:
+                 progress: Callable[[float], None] | None = None, noise_print: Source = None) -> dict:
     """Denoise one file into another, block by block; tags go with it.
 
-    The output's format follows its suffix, the sample format is `subtype` (see AudioWriter) or the input's where the
-    suffix allows it. `clip` says what happens to a peak above full scale (see AudioWriter). `residual_path` receives
-    what was removed. `progress` is called with the seconds of audio done.
+    The output's format follows its suffix; codec, sample format, bit rate and channel layout are the input's where the
+    suffix allows it, but `subtype` chooses another sample format and `clip` what happens to a peak above full scale
+    (see AudioWriter). `residual_path` receives what was removed. `progress` is called with the seconds of audio done.
+
+    noise_print: where the noise is heard alone, as a pair of seconds of the recording (0.0, 2.5), a list of such pairs,
+    the path of a file at the recording's own level, or "auto" for what is found (see common.print_sources).
 
     Returns sample_rate, channels, seconds, peak (of the result before `clip`, 1 is full scale), gain (below 1 where
-    "rescale" lowered the file), limited_samples and removed_db (level of what was removed against the input).
-    Raises AudioError for a file that cannot be read or written; no half file stays under the output's name.
+    "rescale" lowered the file), limited_samples, removed_db (level of what was removed against the input) and
+    noise_print (what was taken: pairs of seconds, a path or None). Raises CallError for a noise print that does not fit
+    or that the weights do not take, and AudioError for a file that cannot be read or written; no half file stays under
+    the output's name.
     """
-    if Path(input_path).resolve() == Path(output_path).resolve():
-        raise CallError(f"expected an output other than the input, got {output_path} twice: choose another name")
+    noise_print = print_source(noise_print)
+    check_print(model, noise_print)
+    check_outputs([(path, what) for path, what in ((output_path, "the result"), (residual_path, "what is removed"))
+                   if path], [input_path, *([noise_print] if isinstance(noise_print, Path) else [])])
     effective_strength(strength, attenuation_limit_db)
+    tags = read_tags(input_path)
     with AudioReader(input_path) as reader:
         level = measure_level(reader.blocks(BLOCK_SAMPLES))
         if not level.shape:
             raise AudioError(f"expected audio, but {input_path} holds no samples: replace or remove it")
         rate, channels = reader.sample_rate, reader.channels
+        noise_print = NoisePrint(model, noise_print, reader, level)
         powers, n_done = np.zeros(2), 0
         with ExitStack() as files:
-            output = files.enter_context(AudioWriter(output_path, rate, channels, subtype or reader.subtype, clip,
-                                                     read_tags(input_path)))
+            output = files.enter_context(AudioWriter(output_path, rate, channels, subtype, clip, tags, reader))
             residual = residual_path and files.enter_context(
-                AudioWriter(residual_path, rate, channels, subtype or reader.subtype))
+                AudioWriter(residual_path, rate, channels, subtype, like=reader))
             for denoised, removed in denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level,
-                                                    strength, attenuation_limit_db):
+                                                    strength, attenuation_limit_db, noise_print.power):
                 output.write(denoised)
                 if residual:
                     residual.write(removed)
@@ -169,23 +165,42 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
     with np.errstate(divide="ignore", invalid="ignore"):
         removed_db = float(10 * np.log10(powers[0] / powers[1]))
     return {"sample_rate": rate, "channels": channels, "seconds": n_done / rate, "peak": output.peak,
-            "gain": output.gain, "limited_samples": output.limited, "removed_db": removed_db}
+            "gain": output.gain, "limited_samples": output.limited, "removed_db": removed_db,
+            "noise_print": noise_print.taken}
+
+
+def removed_words(removed_db: float) -> str:
+    """The removed_db of denoise_file in words."""
+    if np.isnan(removed_db):
+        return "the file is silent"
+    if np.isneginf(removed_db):
+        return "nothing was removed"
+    return f"what was removed is {abs(removed_db):.1f} dB {'below' if removed_db < 0 else 'above'} the input's level"
 
 
 def log_progress(input_path: str | Path, every_seconds: float = 10.0) -> Callable[[float], None]:
-    """A `progress` function that logs now and then how much is done and how long it takes still."""
+    """A `progress` function that logs now and then how much is done and how long it takes still.
+
+    The time left is told from what was done since the first call: what was before, as measuring levels, comes once.
+    """
     with AudioReader(input_path) as reader:
         total = reader.seconds
-    started = last = time.monotonic()
+    last, first = time.monotonic(), None
 
     def report(done):
         """Log, if it is time to."""
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
-        if now - last > every_seconds and done:
-            last = now
-            left = (now - started) * (total / done - 1) if total else float("nan")
-            log.info("%.0f of %.0f s of audio done, about %.0f s left", done, total, max(0.0, left))
+        first = first or (now, done)
+        if now - last <= every_seconds:
+            return
+        last, took, more = now, now - first[0], done - first[1]
+        of_all, left = "", ""
+        if total >= done:  # what a header says may be missing or wrong
+            of_all = f" of {total:.0f}"
+            if more > 0 and took >= every_seconds:  # in less time a burst of blocks would pass for the speed
+                left = f", about {took * (total - done) / more:.0f} s left"
+        log.info("%.0f%s s of audio done%s", done, of_all, left)
 
     return report
 

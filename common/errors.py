@@ -1,4 +1,12 @@
-"""The two kinds of mistake that end a run with one sentence instead of a traceback."""
+"""The mistakes that end a run with one sentence instead of a traceback, and one file of many, which must not end it."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+# No fault of the file that was being read: no room, too many open files.
+_OF_THE_SYSTEM = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class UserError(Exception):
@@ -18,3 +26,24 @@ class CallError(UserError):
     """A call whose arguments are wrong, found before any work was done (exit code 2)."""
 
     exit_code = 2
+
+
+class UnusableError(UserError):
+    """One file among others that cannot be used: to be left out, counted and named."""
+
+
+@contextlib.contextmanager
+def one_of_many(path: str | Path) -> Iterator[None]:
+    """Use one file among others: whatever is wrong with it becomes an UnusableError, whoever decodes it.
+
+    Decoders raise what they like, and one file must never end a batch. A full disk is no fault of the file and passes.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UnusableError(str(error)) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+            raise
+        raise UnusableError(f"expected an audio file that can be used, but {path} cannot ({type(error).__name__}: "
+                            f"{error}): replace or remove it") from error

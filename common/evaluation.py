@@ -28,6 +28,7 @@ from common.mixtures import LEAST_PRINT_SECONDS
 from common.model import Denoiser
 from common.noise_print import print_power
 from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
+from common.silence import LEFT_OUT, measurable
 
 DO_NOTHING, DENOISED = "do nothing", "denoised"
 # A method's further rows: with the segments' noise prints, and, in summaries, without but on the same segments.
@@ -35,6 +36,8 @@ WITH_PRINT, WHERE_PRINT = ", with print", ", where there is a print"
 N_BOOTSTRAP = 2000
 # Seconds between two lines of progress.
 PROGRESS_SECONDS = 60
+# RMS of a step of 16 bits, in which pairs are written: what differs less differs by rounding.
+ROUNDING = 2.0**-15
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +91,12 @@ def manifest_sha256(pairs: Sequence[PairFile]) -> str:
     return digest.hexdigest()
 
 
-def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None = None) -> Iterator[Segment]:
+def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None = None,
+             silent: list[str] | None = None) -> Iterator[Segment]:
     """Cut test pairs into segments of SEGMENT_SAMPLES (or the whole of a shorter pair), at `sample_rate`.
 
-    `per_pair` takes that many, evenly spread, from every pair. Nearly silent segments are left out.
+    `per_pair` takes that many, evenly spread, from every pair. Segments without song or noise are left out, and named
+    in `silent`, if that is given.
     """
     for pair in pairs:
         noisy, _ = read_audio(pair.input, sample_rate)
@@ -99,7 +104,9 @@ def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None =
         printed = pair.noise_print and _read_print(pair.noise_print, sample_rate, len(noisy))
         length = min(SEGMENT_SAMPLES, noisy.shape[1])
         starts = np.arange(0, noisy.shape[1] - length + 1, length)
-        loud = [s for s in starts if np.sqrt(np.square(clean[:, s : s + length]).mean()) > MIN_RMS]
+        loud = [s for s in starts if _holds_both(clean[:, s : s + length], noisy[:, s : s + length])]
+        if silent is not None:
+            silent += [f"{pair.pair_id}@{s / sample_rate:.2f}s" for s in starts if s not in loud]
         if per_pair and len(loud) > per_pair:
             loud = [loud[i] for i in np.linspace(0, len(loud) - 1, per_pair).round().astype(int)]
         for s in loud:
@@ -116,6 +123,12 @@ def _read_print(path, sample_rate, channels):
     return np.broadcast_to(audio, (channels, audio.shape[1])).copy()
 
 
+def _holds_both(clean, noisy):
+    """Whether there is a song above MIN_RMS, and a noise that is more than the rounding of either file."""
+    song, noise = (float(np.sqrt(np.square(x).mean())) for x in (clean, noisy - clean))
+    return song > MIN_RMS and noise > ROUNDING and measurable(20 * np.log10(song / noise))
+
+
 class PairValidation:
     """Validation on segments of pairs whose targets are clean: what chooses the best epoch."""
 
@@ -128,10 +141,11 @@ class PairValidation:
         """The names of the songs and of the noise recordings."""
         return heard(self.pairs)
 
-    def gains(self, model: Denoiser, part: slice) -> list[float]:
-        """SNR improvement in dB of the segments of that part of the pairs."""
-        return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy)
-                for s in segments(self.pairs[part], model.stft.sample_rate, self.per_pair)]
+    def gains(self, model: Denoiser, part: slice) -> list[float | None]:
+        """SNR improvement in dB of the segments of that part of the pairs; None for those without song or noise."""
+        silent = []
+        return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy) for s in segments(
+            self.pairs[part], model.stft.sample_rate, self.per_pair, silent)] + [None] * len(silent)
 
 
 def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int = 0
@@ -155,13 +169,18 @@ def score_segment(segment: Segment, estimates: dict[str, np.ndarray], baselines:
         estimate = BASELINES[name](segment.noisy, segment.clean, segment.sample_rate, segment.noise_print)
         if estimate is not None:
             estimates[name] = estimate
-    rows = [shared | {"method": method} | score(segment.clean, estimate, segment.sample_rate, speech)
+    rows = [shared | {"method": method} | _finite(score(segment.clean, estimate, segment.sample_rate, speech))
             for method, estimate in estimates.items()]
     for row in reversed(rows):  # the first one, do nothing, last
         for metric in METRICS:
             sign = -1 if metric in LOWER_IS_BETTER else 1
             row[improvement_name(metric)] = sign * (row[metric] - rows[0][metric])
     return rows
+
+
+def _finite(scores):
+    """Scores with NaN, not scored, for infinity, as of an estimate without any error."""
+    return {name: value if np.isfinite(value) else float("nan") for name, value in scores.items()}
 
 
 def _estimates(forms, segment):
@@ -204,13 +223,16 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
         raise CallError(f"expected models of one sample rate, got {sorted(rates)} Hz: compare them one by one")
     forms = {name: inference_form(model, model.device.type, precision)
              for name, model in models.items()}
+    silent = []
     work = (joblib.delayed(score_segment)(s, _estimates(forms, s), baselines, speech)
-            for s in segments(with_progress(pairs), rates.pop(), per_pair))
+            for s in segments(with_progress(pairs), rates.pop(), per_pair, silent))
     heavy = speech or baselines
     rows = [row for group in joblib.Parallel(n_jobs=jobs if heavy else 1, max_nbytes=None)(work) for row in group]
     if not rows:
-        raise UserError(f"expected segments above -60 dBFS in {len(pairs)} test pairs, but all are silent: "
-                        "check the test set")
+        raise UserError(f"expected segments above -60 dBFS, with noise, in {len(pairs)} test pairs, but in all of them "
+                        "song or noise is silent: check the test set")
+    if silent:
+        log.info(LEFT_OUT, "segments", len(silent), len(silent) + len({row["segment"] for row in rows}))
     return pd.DataFrame(rows)
 
 
@@ -238,9 +260,9 @@ def _by_method(group):
 
 
 def _summary_row(noise, method, rows, nothing):
-    baseline = nothing[nothing.segment.isin(rows.segment)]
-    gain = rows.snr_improvement_db.to_numpy()
-    low, high = bootstrap_interval(gain, rows.song.to_numpy())
+    rows = rows[rows.snr_improvement_db.notna()]
+    baseline, gain = nothing[nothing.segment.isin(rows.segment)], rows.snr_improvement_db
+    low, high = bootstrap_interval(gain.to_numpy(), rows.song.to_numpy())
     row = {"noise": noise, "method": method, "songs": rows.song.nunique(), "segments": len(rows),
            "input_snr_db": baseline.snr_db.mean(), "output_snr_db": rows.snr_db.mean(),
            "improvement_db": gain.mean(), "interval_low_db": low, "interval_high_db": high,
@@ -257,9 +279,11 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     `improved_percent` is the share of segments with a higher SNR than the input, `songs_improved` the number of songs
     whose segments' mean improvement is above 0; `pesq_wb_scored` and `stoi_scored` say how many segments these metrics
-    accepted. Where only some of the segments have a noise print and methods are given it, those without one have
-    another row over these segments, WHERE_PRINT behind their name, for a fair comparison.
+    accepted. What is not finite was not scored. Where only some of the segments have a noise print and methods are
+    given it, those without one have another row over these segments, WHERE_PRINT behind their name, for a fair
+    comparison.
     """
+    rows = rows.replace([np.inf, -np.inf], np.nan)
     noises = sorted(rows.noise.unique(), key=lambda n: (n != "white", n))
     table = []
     for noise in ("all", *noises):

@@ -19,9 +19,10 @@ from common.cli import count, run
 from common.dataset import pairs_in
 from common.errors import UserError
 from common.evaluation_prints import PRINT_COLUMNS, build_prints
-from common.files import write_csv
+from common.files import read_rows, write_csv
 from common.labels import CLASS_NAMES, MIXED, WHITE
-from common.manifest import read_manifest, read_rows
+from common.locks import locked
+from common.manifest import number_in, read_manifest
 from common.merging import MergeSettings, build_dataset
 from common.noises import (
     SPLITS,
@@ -31,6 +32,7 @@ from common.noises import (
     WhiteNoises,
     parse_clip,
 )
+from common.outputs import check_folders
 from common.packing import noise_files
 from common.segment_sets import save_segments
 from common.segments import Candidate, Cut, candidates, evenly
@@ -71,7 +73,7 @@ def _short(row):
 def _row(condition, row):
     """A line of the index."""
     return {"condition": condition} | _short({c: row[c] for c in COLUMNS[1:]}) | {
-        "input_snr_db": f"{float(row['input_snr_db']):.3f}", "start_seconds": f"{float(row['start_seconds']):.3f}"}
+        c: f"{number_in(row, c):.3f}" for c in ("input_snr_db", "start_seconds")}
 
 
 def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str | Path, n_segments: int = 100,
@@ -83,6 +85,7 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
     condition has fewer than `n_segments` pairs.
     """
     folder = Path(folder)
+    check_folders({"--output": folder}, [*songs, *noises])
     files = [path for source in songs for path in songs_for_split(source, "test")]
     clips = _test_clips(noises)
     roots = [os.path.commonpath([os.path.abspath(f) for f in found]) for found in (songs, noises)]
@@ -104,11 +107,13 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
         if len(found) != n_segments:
             raise UserError(f"expected {n_segments} segments in {folder / condition}, got {len(found)} of an earlier "
                             "call: use another folder")
+        shutil.rmtree(folder / "merged" / condition, ignore_errors=True)  # and nothing else that may lie there
         rows += found
         printed = build_prints(folder / condition, clips, roots[1])
         prints += [{"condition": condition} | _short(row) for row in printed]
         log.info("%s: %d segments, %d of them with a noise print", condition, len(found), len(printed))
-    shutil.rmtree(folder / "merged", ignore_errors=True)
+    if (folder / "merged").is_dir() and not any((folder / "merged").iterdir()):
+        (folder / "merged").rmdir()
     write_csv(folder / INDEX, rows, COLUMNS)
     write_csv(folder / PRINT_INDEX, prints, ["condition", *_short(dict.fromkeys(PRINT_COLUMNS, ""))])
     return rows
@@ -116,8 +121,8 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
 
 def _compare(path, published, what):
     """The number of lines of an index; raises UserError where their hashes are not those of a published one."""
-    ours, theirs = ({(r["condition"], r["pair_id"]): [r[c] for c in r if c.endswith("_sha256")] for r in read_rows(p)}
-                    for p in (path, published))
+    ours, theirs = ({(r["condition"], r["pair_id"]): [r[c] for c in r if c.endswith("_sha256")]
+                     for r in read_rows(p, ("condition", "pair_id"))} for p in (path, published))
     different = [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]
     if different or not Path(published).is_file():
         raise UserError(f"expected the {len(theirs)} {what} of {published}, but {len(different)} are missing or "
@@ -148,7 +153,8 @@ def main():
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS, help="(default: all)")
     parser.add_argument("--check", help="the index of a published set to compare with")
     args = parser.parse_args()
-    build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
+    with locked(args.output):
+        build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
     if args.check:
         log.info("%d segments are those of %s", check(args.output, args.check), args.check)
 

@@ -9,11 +9,12 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from common.checkpoints import load_weights
+from common.checkpoints import find_weights, load_weights
 from common.cli import run
 from common.dcunet import FREQUENCY
 from common.inference import folded_network
 from common.model import Denoiser
+from common.outputs import check_outputs
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,10 @@ def export_program(model: Denoiser) -> ExportedProgram:
 def export_onnx(model: Denoiser, path: str | Path) -> None:
     """An ONNX file with the input `planes` and the output `mask`, for any batch and number of frames."""
     planes, dynamic = _example(model)
-    torch.onnx.export(AnyFrames(model).eval(), (planes,), str(path), input_names=["planes"],
+    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    torch.onnx.export(AnyFrames(model).eval(), (planes,), str(temporary), input_names=["planes"],
                       output_names=["mask"], dynamic_shapes=(dynamic,), dynamo=True, external_data=False, verbose=False)
+    temporary.replace(path)
 
 
 def main():
@@ -73,6 +76,7 @@ def main():
     args = parser.parse_args()
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)  # they tell of every step
+    check_outputs([(args.output, "the ONNX file")], [find_weights(args.model)])
     model, _ = load_weights(args.model)
     export_onnx(model, args.output)
     log.info("%s: planes of shape (batch, %d, %d, frames) to a mask of shape (batch, 2, %d, frames); transforms: %s",

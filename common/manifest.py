@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import read_json, read_rows, write_text
 from common.signals import RECORDINGS, GaussianNoise, LoopedNoise
 
 MANIFEST, DATASET, JOURNAL = "manifest.csv", "dataset.json", "journal.csv"
@@ -25,29 +25,34 @@ MEMBER_COLUMNS = ("noise", "noise_sha256", "noise_class", "noise_fold", "noise_r
 # song_power: mean square at full scale 1; gain: the factor on both members of the pair.
 COLUMNS = ("pair_id", "split", "song_number", "pair_number", "song", "song_sha256", "sample_rate", "channels",
            "samples", "song_power", "gain", *(f"{side}_{c}" for side in SIDES for c in MEMBER_COLUMNS))
+# A journal's row also says, as JSON, which noises were passed over for its pair and why. That comes first: where the
+# last column is whole, the line is.
+JOURNAL_COLUMNS = ("skipped_noises", *COLUMNS)
 CLEAN = "CLEAN"
 
 
-def read_rows(path: str | Path) -> list[dict]:
-    """The rows of a CSV file, all values as text; empty when there is no such file."""
-    if not Path(path).is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def append_row(path: str | Path, row: dict) -> None:
-    """Add a row to a CSV file of COLUMNS, which is begun when it is not there; a kill tears the last line at most."""
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    """Add a row to a journal, which is begun when it is not there; a kill tears the last line at most."""
+    with open(path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, JOURNAL_COLUMNS, lineterminator="\n")
         if file.tell() == 0:
             writer.writeheader()
         writer.writerow(row)
 
 
 def read_manifest(directory: str | Path) -> list[dict]:
-    """The manifest rows of a dataset's input folder; empty when there is none."""
-    return read_rows(Path(directory) / MANIFEST)
+    """The manifest rows of a dataset's input folder; empty when there is none. Raises UserError for another table."""
+    return read_rows(Path(directory) / MANIFEST, ("pair_id",))
+
+
+def number_in(row: dict, column: str, kind: type = float) -> int | float:
+    """A number of a manifest row; raises UserError for what is none, as where a spreadsheet has shortened it."""
+    try:
+        return kind(row[column])
+    except (KeyError, ValueError) as error:
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"expected {what} as {column} of pair {row.get('pair_id')} in the manifest, got "
+                        f"{row.get(column)!r}: restore it as the merger wrote it") from error
 
 
 def write_dataset(directory: Path, content: dict) -> None:
@@ -60,10 +65,7 @@ def read_dataset(directory: str | Path) -> dict:
     path = Path(directory) / DATASET
     if not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"expected JSON in {path}, but {error}: restore it or make the dataset again") from error
+    return read_json(path, "restore it or make the dataset again")
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,14 @@ class Sources:
 
         Raises UserError when its recording is not there.
         """
-        rate, channels, n_samples = int(row["sample_rate"]), int(row["channels"]), int(row["samples"])
+        rate, channels, n_samples = (number_in(row, name, int) for name in ("sample_rate", "channels", "samples"))
         if row[f"{side}_noise"] == CLEAN:
             return None
         if row[f"{side}_white_seed"]:
-            return GaussianNoise(int(row[f"{side}_white_seed"]), channels, n_samples, rate)
+            return GaussianNoise(number_in(row, f"{side}_white_seed", int), channels, n_samples, rate)
         path = _existing(self.noises, row[f"{side}_noise"], "--path-noises")
-        return LoopedNoise(RECORDINGS.get(path, rate), channels, n_samples, int(row[f"{side}_noise_offset"]), rate)
+        offset = number_in(row, f"{side}_noise_offset", int)
+        return LoopedNoise(RECORDINGS.get(path, rate), channels, n_samples, offset, rate)
 
 
 def _existing(root, name, flag):

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from common.cli import Parser, count
 from common.errors import CallError
+from common.manifest import read_dataset
 from common.merging import FORMATS, MergeSettings, build_dataset, choose_songs
 from common.noises import SPLITS, NoiseSource, clips_for_split
+from common.outputs import check_folders
 
 
 def folds(text: str) -> list[int]:
@@ -49,7 +51,7 @@ def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentPar
     add("--jobs", type=int, default=-1, help="worker processes, -1 for all cores")
     add("--scheduler", metavar="ADDRESS", help="work on the Dask cluster with this scheduler, as tcp://host:8786; its "
         "workers must see the same folders under the same names")
-    add("--strict", action="store_true", help="a song that cannot be used ends the run")
+    add("--strict", action="store_true", help="a song or a noise that cannot be used ends the run")
     return parser
 
 
@@ -76,6 +78,8 @@ def merge(merger: str, args: argparse.Namespace, source: Callable[[list], NoiseS
     # Absolute: a cluster's workers run elsewhere, and dataset.json is read elsewhere.
     path_songs, path_noises = (path and os.path.abspath(path) for path in (
         args.path_songs, getattr(args, "path_noises", None)))
+    sources = [args.path_songs, *([args.path_noises] if path_noises else [])]
+    check_folders({"--input-dir": args.input_dir, "--target-dir": args.target_dir}, sources)
     settings = MergeSettings(
         merger=merger, split=args.split, path_songs=path_songs, path_noises=path_noises,
         iter_songs=args.iter_songs, iter_noise=args.iter_noise, seed=args.seed,
@@ -86,5 +90,6 @@ def merge(merger: str, args: argparse.Namespace, source: Callable[[list], NoiseS
     rows = build_dataset(settings, source(clips), songs, args.input_dir, args.target_dir, args.jobs, args.strict,
                          args.scheduler)
     n_songs = len({row["song"] for row in rows})
-    logging.info("%d pairs of %d songs in %s and %s (skipped songs: %d)", len(rows), n_songs, args.input_dir,
-                 args.target_dir, len(songs) - n_songs)
+    logging.info("%d pairs of %d songs in %s and %s (skipped songs: %d); skipped noises: %d", len(rows), n_songs,
+                 args.input_dir, args.target_dir, len(songs) - n_songs,
+                 len(read_dataset(args.input_dir)["skipped_noises"]))

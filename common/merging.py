@@ -2,14 +2,16 @@
 
 Every pair is decided by (seed, song, pair number) alone, so that worker processes, machines, interruptions
 and reruns do not change a byte. Workers note in journals what they finished; the manifest appears when all is done.
+What earlier runs left is the matter of common.continuing.
 """
 
-import hashlib
+import io
 import json
 import logging
 import math
 import os
 import platform
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,26 +24,27 @@ import soxr
 from tqdm import tqdm
 
 from common import mixing
-from common.audio import AudioError
-from common.errors import CallError, UserError
+from common.continuing import check_output, check_unchanged, finished_pairs, take_over
+from common.errors import UnusableError, UserError, one_of_many
 from common.files import write_csv
+from common.locks import locked
 from common.manifest import (
     CLEAN,
     COLUMNS,
-    DATASET,
     JOURNAL,
     JOURNAL_PART,
     MANIFEST,
     SIDES,
     append_row,
+    number_in,
     read_dataset,
-    read_rows,
     write_dataset,
 )
 from common.mixing import file_sha256
 from common.noises import Noise, NoiseSource, WhiteNoise
+from common.outputs import check_folders
 from common.signals import RECORDINGS, GaussianNoise, LoopedNoise, SilentError, Song
-from common.songs import song_name, songs_for_split
+from common.songs import name_digest, song_name, songs_for_split
 from common.workers import pool, uninterrupted
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ log = logging.getLogger(__name__)
 # Draws after which a pair gives up on finding a noise that can be read and heard.
 MAX_DRAWS = 20
 FORMATS = ("wav", "flac")
+# File systems take names of 255 bytes; unfinished files and segments have names that are somewhat longer.
+MAX_NAME_BYTES = 220
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class _Job:
     settings: MergeSettings
     source: NoiseSource
     dirs: tuple[Path, Path]
+    strict: bool
 
 
 def choose_songs(settings: MergeSettings) -> list[Path]:
@@ -115,37 +121,66 @@ def _realise(noise: Noise, rng, song: Song, settings):
     if isinstance(noise, WhiteNoise):
         columns = {"noise": noise.name, "noise_class": noise.label, "white_seed": noise.seed}
         return GaussianNoise(noise.seed, *shape, song.sample_rate), columns
-    recording = RECORDINGS.get(noise.path, song.sample_rate)
+    with one_of_many(noise.path):
+        recording, sha256 = RECORDINGS.get(noise.path, song.sample_rate), file_sha256(noise.path)
     offset = int(rng.integers(recording.shape[-1]))
     try:
         signal = LoopedNoise(recording, *shape, offset, song.sample_rate)
-    except SilentError as error:
-        raise SilentError(f"expected a noise with signal, but {noise.path} is silent: remove it") from error
-    return signal, {"noise": _relative(noise.path, settings.path_noises), "noise_sha256": file_sha256(noise.path),
+    except SilentError:
+        try:  # a short song may meet silence where the recording as a whole has none
+            LoopedNoise(recording, song.channels, recording.shape[-1], 0, song.sample_rate)
+        except SilentError as error:
+            raise UnusableError(f"expected a noise with signal, but {noise.path} is silent: remove it") from error
+        raise
+    return signal, {"noise": _relative(noise.path, settings.path_noises), "noise_sha256": sha256,
                     "noise_class": noise.label, "noise_fold": noise.fold, "noise_recording": noise.recording,
                     "noise_offset": offset, "noise_loops": signal.loops}
 
 
-def _draw_pair(source, rng, song, settings, noisy_target):
-    """(noise, signal, columns) of one member, or of two for a noisy target, that could be read and heard."""
+def _draw_pair(job, rng, song, noisy_target):
+    """(noise, signal, columns) of one member, or of two for a noisy target, that could be read and heard.
+
+    And why other noises could not, by their paths; when `strict` that is an error.
+    """
+    settings, skipped = job.settings, {}
     for _ in range(MAX_DRAWS):
-        noises = [source.first(rng)]
+        noises = [job.source.first(rng)]
         if noisy_target:
-            noises.append(source.second(rng, noises[0]))
+            noises.append(job.source.second(rng, noises[0]))
+        drawn = []
         try:
-            return [(noise, *_realise(noise, rng, song, settings)) for noise in noises]
-        except (AudioError, SilentError) as error:
-            log.warning("drawing other noises: %s", error)
+            for noise in noises:
+                drawn.append((noise, *_realise(noise, rng, song, settings)))
+            return drawn, skipped
+        except UnusableError as error:
+            if job.strict:
+                raise
+            skipped[_relative(noise.path, settings.path_noises)] = str(error)
+        except SilentError:
+            pass  # other noises are drawn
     raise UserError(f"expected usable noises, but {MAX_DRAWS} draws in a row gave silent or unreadable files: "
                     "check --path-noises")
 
 
+def _shortened(name, n_bytes):
+    """The beginning of a name in at most so many bytes of UTF-8; what is no character becomes _."""
+    return re.sub("[\ud800-\udfff]", "_", name).encode()[:n_bytes].decode(errors="ignore")
+
+
+def _file_name(side, pair_id, noise, song, suffix):
+    """The name of a pair's member, as long as a file system can take: the pair id alone tells files apart."""
+    head, between, tail = f"{side.upper()}-{pair_id}-(", ")-(", f").{suffix}"
+    room = MAX_NAME_BYTES - len(head + between + tail)
+    noise = _shortened(noise, max(room // 2, room - len(_shortened(song, room).encode())))
+    return head + noise + between + _shortened(song, room - len(noise.encode())) + tail
+
+
 def _make_pair(job, song, song_number, pair_number):
-    """Mix and write one pair; returns the manifest columns of the pair and its members."""
+    """Mix and write one pair; returns the journal's columns of the pair and its members."""
     settings, name = job.settings, song_name(song.path)
-    name_key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    name_key = int.from_bytes(name_digest(name)[:8], "big")
     rng = np.random.default_rng([settings.seed, name_key, pair_number])
-    drawn = _draw_pair(job.source, rng, song, settings, settings.split == "train")
+    drawn, skipped = _draw_pair(job, rng, song, settings.split == "train")
     low, high = settings.snr_db or mixing.snr_range_db(song.second_rms)
     snrs = [float(rng.uniform(low, high)) for _ in drawn]
     members = [mixing.at_snr(signal, song, snr) for (_, signal, _), snr in zip(drawn, snrs, strict=True)]
@@ -154,11 +189,11 @@ def _make_pair(job, song, song_number, pair_number):
     if settings.clean_target or len(members) == 1:
         drawn, members = drawn[:1], [members[0], None]
     names = [noise.name for noise, _, _ in drawn] + [CLEAN]
-    files = [f"{side.upper()}-S{song_number}N{pair_number}-({noise})-({name}).{settings.format}"
-             for side, noise in zip(SIDES, names, strict=False)]
+    pair_id = f"S{song_number}N{pair_number}"
+    files = [_file_name(side, pair_id, noise, name, settings.format) for side, noise in zip(SIDES, names, strict=False)]
     paths = [d / f for d, f in zip(job.dirs, files, strict=True)]
     realised = mixing.write_pair(song, members, gain, paths, settings.use_cuda)
-    row = {"pair_id": f"S{song_number}N{pair_number}", "pair_number": pair_number, "gain": gain}
+    row = {"pair_id": pair_id, "pair_number": pair_number, "gain": gain, "skipped_noises": json.dumps(skipped)}
     for i, side in enumerate(SIDES):
         columns = {"noise": CLEAN} if members[i] is None else drawn[i][2] | {
             "snr_db": snrs[i], "scale": members[i].scale, "realised_snr_db": realised[i]}
@@ -168,13 +203,17 @@ def _make_pair(job, song, song_number, pair_number):
 
 
 def _make_pairs(job, path, song_number, pair_numbers):
-    """Some pairs of one song; returns the manifest rows, or the sentence that says why there are none."""
+    """Some pairs of one song; returns the journal's rows, or the sentence that says why there are none."""
     try:
-        song = Song(path)
-    except (AudioError, SilentError) as error:
+        with one_of_many(path):
+            song, sha256 = Song(path), file_sha256(path)
+            # Not every format takes every rate and number of channels.
+            soundfile.SoundFile(io.BytesIO(), "w", song.sample_rate, song.channels, "PCM_16",
+                                format=job.settings.format.upper()).close()
+    except UnusableError as error:
         return str(error)
     shared = {"split": job.settings.split, "song_number": song_number,
-              "song": _relative(path, job.settings.path_songs), "song_sha256": file_sha256(path),
+              "song": _relative(path, job.settings.path_songs), "song_sha256": sha256,
               "sample_rate": song.sample_rate, "channels": song.channels, "samples": song.n_samples,
               "song_power": song.power}
     rows = []
@@ -191,54 +230,17 @@ def _work(job, path, song_number, pair_numbers):
     return song_number, _make_pairs(job, path, song_number, pair_numbers)
 
 
-def _take_over(dirs):
-    """Rows of the pairs that earlier runs finished and whose files are still there; their journals become one."""
-    manifest, journals = dirs[0] / MANIFEST, sorted(dirs[0].glob(JOURNAL_PART.format("*")))
-    found = [row for path in [manifest, dirs[0] / JOURNAL, *journals] for row in read_rows(path)]
-    whole = {row["pair_id"]: row for row in found if len(row["target_sha256"] or "") == 64  # not a torn last line
-             and all((d / row[f"{s}_file"]).is_file() for d, s in zip(dirs, SIDES, strict=True))}
-    write_csv(dirs[0] / JOURNAL, list(whole.values()), COLUMNS)
-    for path in journals:
-        path.unlink()
-    return list(whole.values())
-
-
-def check_output(directory, prefix):
-    """Refuse a folder that holds anything but this tool's own files; remove what a killed run left."""
-    directory.mkdir(parents=True, exist_ok=True)
-    lists = MANIFEST, DATASET, JOURNAL
-    half_written = f".{prefix}-", *(f".{name}." for name in lists)
-    for path in sorted(directory.iterdir()):
-        if path.name.startswith(half_written) and path.suffix == ".tmp":
-            path.unlink(missing_ok=True)
-        elif not (path.name.startswith(f"{prefix}-") or path.name in lists
-                  or path.match(JOURNAL_PART.format("*"))):
-            raise CallError(f"expected an empty folder or an unfinished dataset of the same command, but "
-                            f"{directory} holds {path.name}: choose another folder or move the file away")
-
-
-def _check_settings(settings, input_dir, target_dir):
-    """Continue only a dataset of the same settings."""
-    stored = read_dataset(input_dir).get("settings")
-    if stored is None:
-        leftovers = [p for d in (input_dir, target_dir) for p in sorted(d.iterdir())]
-        if leftovers:
-            raise CallError(f"expected an empty folder or an unfinished dataset of the same command, but "
-                            f"{leftovers[0]} belongs to no known dataset: choose another folder")
-        return
-    current = json.loads(json.dumps(asdict(settings)))
-    changed = [f"{k} was {stored.get(k)!r} and is {v!r}" for k, v in current.items() if stored.get(k) != v]
-    if changed:
-        raise CallError(f"expected the settings with which {input_dir} was begun, but {'; '.join(changed)}: use "
-                        "the same ones or other output folders")
-
-
-def _description(settings, skipped):
+def _description(settings, files, skipped_songs, skipped_noises):
     """The content of dataset.json."""
-    return {"command": settings.command(), "settings": asdict(settings), "skipped_songs": skipped,
-            "sources": {"songs": settings.path_songs, "noises": settings.path_noises},
+    return {"command": settings.command(), "settings": asdict(settings), "skipped_songs": skipped_songs,
+            "skipped_noises": skipped_noises,
+            "sources": {"songs": settings.path_songs, "noises": settings.path_noises, "files": files},
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "soxr": soxr.__version__,
                          "soundfile": soundfile.__version__}}
+
+
+def _place(row):
+    return number_in(row, "song_number", int), number_in(row, "pair_number", int)
 
 
 def _tasks(songs, done, iter_noise, n_workers):
@@ -256,24 +258,31 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
     """Write the pairs of all `songs` and return the manifest rows.
 
     `jobs` worker processes (-1: one per core), or the workers of the Dask cluster at `scheduler`, change the time
-    and nothing else. Songs that cannot be read or are silent are skipped with a warning and listed in
-    dataset.json, or end the run when `strict`. Raises CallError for unsuitable folders, UserError when no song
-    could be used.
+    and nothing else. Songs and noises that cannot be read or are silent are skipped with a warning and listed in
+    dataset.json, or end the run when `strict`. Raises CallError for unsuitable folders and for other settings, songs or
+    noises than those of the pairs that are there, UserError when no song could be used.
     """
     dirs = input_dir, target_dir = Path(input_dir), Path(target_dir)
-    if input_dir.resolve() == target_dir.resolve():
-        raise CallError(f"expected two output folders, but --input-dir and --target-dir are both {input_dir}")
+    check_folders({"--input-dir": input_dir, "--target-dir": target_dir})
+    with locked(*dirs):
+        return _build(settings, source, songs, dirs, jobs, strict, scheduler)
+
+
+def _build(settings, source, songs, dirs, jobs, strict, scheduler):
+    input_dir, _ = dirs
     for directory, side in zip(dirs, SIDES, strict=True):
         check_output(directory, side.upper())
-    _check_settings(settings, input_dir, target_dir)
-    songs_here = {_relative(p, settings.path_songs) for p in songs}
-    rows = [row for row in _take_over(dirs) if row["song"] in songs_here]
-    write_dataset(input_dir, _description(settings, {}))
-    skipped = {}
+    files = {"songs": [_relative(path, settings.path_songs) for path in songs],
+             "noises": [_relative(clip.path, settings.path_noises) for clip in source.clips]}
+    rows = finished_pairs(dirs)
+    check_unchanged(dirs, settings, files, rows)
+    take_over(dirs, rows)
+    skipped, skipped_noises = {}, read_dataset(input_dir).get("skipped_noises", {})
+    write_dataset(input_dir, _description(settings, files, skipped, skipped_noises))
     with pool(jobs, scheduler) as (parallel, n_workers):
-        done = {(int(row["song_number"]), int(row["pair_number"])) for row in rows}
+        done = {_place(row) for row in rows}
         tasks = _tasks(songs, done, settings.iter_noise, n_workers)
-        job = _Job(settings, source, tuple(d.absolute() for d in dirs))
+        job = _Job(settings, source, tuple(d.absolute() for d in dirs), strict)
         results = parallel(joblib.delayed(_work)(job, song, number, pairs) for number, song, pairs in tasks)
         for number, result in tqdm(results, total=len(tasks), desc=f"mixing {settings.split} songs", unit="song",
                                    disable=None):
@@ -281,7 +290,7 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
                 if strict:
                     raise UserError(result)
                 log.warning("skipped: %s", result)
-                skipped[_relative(songs[number - 1], settings.path_songs)] = result
+                skipped[files["songs"][number - 1]] = result
             else:
                 rows += result
     if not rows:
@@ -289,9 +298,13 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
                         "skipped: see the warnings above")
     for directory, side in zip(dirs, SIDES, strict=True):
         check_output(directory, side.upper())  # a cluster's worker may have died, and another done its work
-    rows.sort(key=lambda row: (int(row["song_number"]), int(row["pair_number"])))
+    rows.sort(key=_place)
+    for row in rows:
+        skipped_noises |= json.loads(row.pop("skipped_noises") or "{}")
+    for reason in skipped_noises.values():
+        log.warning("skipped: %s", reason)
     write_csv(input_dir / MANIFEST, rows, COLUMNS)
-    write_dataset(input_dir, _description(settings, skipped))
+    write_dataset(input_dir, _description(settings, files, skipped, skipped_noises))
     for path in (input_dir / JOURNAL, *input_dir.glob(JOURNAL_PART.format("*"))):
         path.unlink()
     return rows

@@ -15,9 +15,10 @@ import torch
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
 from common.model import Denoiser, autocast
-from common.noise_print import print_power
+from common.noise_print import LEAST_PRINT_SECONDS, print_power
 from common.pool import FULL_SCALE, POWER_BLOCK, SAMPLE_RATE, SEGMENT_SAMPLES, SONG, Clip, Pool
 from common.seeds import stream
+from common.silence import measurable
 
 # Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises up to some 4 kHz.
 # Below 20 Hz, which nobody hears, nothing grows any further.
@@ -35,8 +36,8 @@ CLASSES, OTHER = "classes", "other"
 MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
 # 30 dB under the song's level there is little to learn: such a crop is drawn again, so many times.
 QUIET, MAX_DRAWS = 1e-3, 10
-# A print takes at most this share of a clip, and the mixture's noise the rest. A shorter print than this is none.
-PRINT_SHARE_OF_CLIP, LEAST_PRINT_SECONDS = 1 / 3, 0.25
+# A print takes at most this share of a clip, and the mixture's noise the rest.
+PRINT_SHARE_OF_CLIP = 1 / 3
 VALIDATION_PRINT_SECONDS = 1.5
 # Interpolation: taps of the windowed sinc on either side.
 HALF_TAPS = 4
@@ -345,8 +346,8 @@ class MixtureValidation:
         """Whether gains() can give the model noise prints."""
         return self.source.mixture.print_share > 0
 
-    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float]:
-        """SNR improvement in dB of every mixture of `part`; `model` lies where the pool does.
+    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
+        """SNR improvement in dB of each mixture of `part`, None without song or noise; `model` lies beside the pool.
 
         with_print: the model is given the noise prints.
         """
@@ -358,8 +359,10 @@ class MixtureValidation:
             power = print_power(self.source.prints(*where), model.stft) if with_print else None
             with torch.inference_mode(), autocast(device):
                 estimate = model(noisy, print_power=power)
-            found.append(_snr_db(clean, estimate) - _snr_db(clean, noisy))
-        return torch.cat(found).tolist() if found else []
+            before = _snr_db(clean, noisy)
+            gains = (_snr_db(clean, estimate) - before).tolist()
+            found += [gain if heard else None for gain, heard in zip(gains, measurable(before).tolist(), strict=True)]
+        return found
 
 
 def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: int, device: str = "cpu"

@@ -1,13 +1,18 @@
 """Waveform to waveform: level, STFT, mask network, inverse."""
 
+import os
+
 import torch
 from torch import nn
 
 from common.confidence import Confidence
 from common.dcunet import DCUNet20
+from common.errors import CallError
 from common.noise_print import wiener_gain
 from common.stft import STFT
 
+# Makes a machine compute in the precision of others.
+PRECISION_VARIABLE = "DENOISER_PRECISION"
 # Below this level (-120 dBFS) a signal counts as silent and is not amplified.
 SILENCE_RMS = 1e-6
 
@@ -60,9 +65,16 @@ class Denoiser(nn.Module):
 
 
 def computes_bfloat16_fast(device: str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; elsewhere it is many times slower than float32."""
+    """Whether the device multiplies bfloat16 in hardware; elsewhere it is many times slower than float32.
+
+    The environment variable DENOISER_PRECISION, float32 or bfloat16, decides in the device's place.
+    """
+    if forced := os.environ.get(PRECISION_VARIABLE):
+        if forced not in ("float32", "bfloat16"):
+            raise CallError(f"expected {PRECISION_VARIABLE} float32 or bfloat16, got {forced!r}: set or unset it")
+        return forced == "bfloat16"
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()
 
 

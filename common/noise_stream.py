@@ -9,6 +9,7 @@ its noise.
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import soxr
 import torch
 
 from common.model import Denoiser
@@ -26,6 +27,20 @@ def context_samples(model: Denoiser) -> int:
     """Samples on either side beyond which nothing changes the noise of a place; a multiple of grid_samples."""
     frames = model.network.plan.context_frames() * model.stft.hop_length
     return frames + -(-model.stft.n_fft // grid_samples(model)) * grid_samples(model)
+
+
+def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
+    """A stream of (channels, samples) blocks at another rate, in step with the first (soxr leaves no delay)."""
+    if rate_in == rate_out:
+        yield from blocks
+        return
+    resampler = None
+    for block in blocks:
+        resampler = resampler or soxr.ResampleStream(rate_in, rate_out, block.shape[0], dtype="float32")
+        yield resampler.resample_chunk(np.ascontiguousarray(block.T, np.float32)).T
+    if resampler:
+        empty = np.zeros((0, block.shape[0]), np.float32)
+        yield resampler.resample_chunk(empty, last=True).T
 
 
 def _mirrored(blocks, n):

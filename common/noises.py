@@ -5,9 +5,12 @@ pieces of one recording, which must never be on both sides of a split nor on bot
 Files with other names are taken too: each is a recording of its own, without a class.
 """
 
+import functools
+import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ import numpy as np
 from common.audio import list_audio
 from common.errors import CallError
 from common.labels import CLASS_NAMES, WHITE
+
+log = logging.getLogger(__name__)
 
 SPLIT_FOLDS = {"train": tuple(range(1, 9)), "validation": (9,), "test": (10,)}
 SPLITS = tuple(SPLIT_FOLDS)
@@ -74,7 +79,7 @@ def parse_clip(path: Path, fold: int) -> NoiseClip:
 def scan_folds(folder: str | Path) -> dict[int, list[NoiseClip]]:
     """All clips below `folder`/fold1 ... fold10 (or `folder`/audio/fold1 ...), by fold.
 
-    A recording that lies in several folds is kept in the highest one only: folds make the splits, and
+    An UrbanSound8K recording that lies in several folds is kept in the highest one only: folds make the splits, and
     a recording must not be in two of them. Raises CallError when no foldN is there.
     """
     folder = Path(folder)
@@ -86,11 +91,32 @@ def scan_folds(folder: str | Path) -> dict[int, list[NoiseClip]]:
     if not found:
         raise CallError(f"expected folders fold1 ... fold10 in {folder}, but there is none: point --path-noises "
                         "to UrbanSound8K's audio folder or sort the noises into fold1, fold2, ...")
-    clips, owner = {}, {}
-    for fold, path in sorted(found.items()):
-        clips[fold] = [parse_clip(p, fold) for p in list_audio(path)]
-        owner.update((clip.recording, fold) for clip in clips[fold])
-    return {fold: [c for c in group if owner[c.recording] == fold] for fold, group in clips.items()}
+    clips = [parse_clip(p, fold) for fold, path in sorted(found.items()) for p in list_audio(path)]
+    clips = told_apart(clips, {clip.path: clip.path.relative_to(folder).as_posix() for clip in clips})
+    owner = {clip.recording: clip.fold for clip in clips}
+    elsewhere = [clip for clip in clips if clip.fold != owner[clip.recording]]
+    if elsewhere:
+        first = elsewhere[0]
+        _say_once(f"{folder}: {len(elsewhere)} of {len(clips)} noises left out, whose recordings lie in higher folds "
+                  f"too, as {first.path.relative_to(folder)} in fold{owner[first.recording]}")
+    return {fold: [c for c in clips if c.fold == fold == owner[c.recording]] for fold in sorted(found)}
+
+
+def told_apart(clips: Sequence[NoiseClip], names: Mapping[Path, str]) -> list[NoiseClip]:
+    """The clips; those without an UrbanSound8K name that have namesakes get a recording from `names`, by their paths.
+
+    Two files rain.wav are two recordings.
+    """
+    # All pieces of an UrbanSound8K recording bear its name together.
+    bearers = Counter(name for name, _ in {(c.recording, c.path if c.class_id is None else None) for c in clips})
+    return [replace(clip, recording=names[clip.path])
+            if clip.class_id is None and bearers[clip.recording] > 1 else clip for clip in clips]
+
+
+@functools.cache
+def _say_once(text):
+    """Folders are scanned for every split."""
+    log.info("%s", text)
 
 
 def clips_for_split(folder: str | Path, split: str, folds: Sequence[int] | None = None) -> list[NoiseClip]:
@@ -151,6 +177,7 @@ class ClassNoises:
     """The input's noise is of one class, the target's of any other class and another recording."""
 
     def __init__(self, clips: Sequence[NoiseClip], class_id: int):
+        self.clips = clips
         self.members = [c for c in clips if c.class_id == class_id]
         self.others = [c for c in clips if c.class_id != class_id]
         self.class_id = class_id
@@ -168,6 +195,8 @@ class ClassNoises:
 class WhiteNoises:
     """White noise, drawn anew for every member of a pair."""
 
+    clips = ()
+
     def first(self, rng: np.random.Generator) -> Noise:
         """The noise of a pair's input."""
         return WhiteNoise(int(rng.integers(2**63)))
@@ -181,7 +210,7 @@ class MixedNoises:
     """Either noise is white with probability WHITE_SHARE, else a clip; two clips differ as in RealNoises."""
 
     def __init__(self, clips: Sequence[NoiseClip]):
-        self.real, self.white = RealNoises(clips), WhiteNoises()
+        self.clips, self.real, self.white = clips, RealNoises(clips), WhiteNoises()
 
     def first(self, rng: np.random.Generator) -> Noise:
         """The noise of a pair's input."""

@@ -1,5 +1,6 @@
 """What a notebook needs to be a tested product: a log on the page, and results that a program can read."""
 
+import ast
 import json
 import logging
 import math
@@ -14,6 +15,18 @@ MIME = "application/vnd.song-denoiser.record+json"
 def log_to_page() -> None:
     """Show the library's log lines below the running cell."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+
+
+def unquoted(parameter):
+    """A parameter as it was given: papermill hands tuples on as text."""
+    if isinstance(parameter, list):
+        return [unquoted(part) for part in parameter]
+    if isinstance(parameter, str) and parameter.startswith("("):
+        try:
+            return ast.literal_eval(parameter)
+        except (SyntaxError, ValueError):  # a name that begins like a tuple
+            return parameter
+    return parameter
 
 
 def record(**values) -> None:

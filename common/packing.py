@@ -20,11 +20,12 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
-from common.audio import AudioError, list_audio, read_audio
+from common.audio import list_audio, read_audio
 from common.dataset import check_disjoint
-from common.errors import CallError, UserError
+from common.errors import CallError, UnusableError, UserError, one_of_many
 from common.labels import CLASS_NAMES
-from common.noises import SPLITS, clips_for_split, folds_by_split, parse_clip
+from common.locks import LOCK, locked
+from common.noises import SPLITS, clips_for_split, folds_by_split, parse_clip, told_apart
 from common.pool import FULL_SCALE, INDEX, SAMPLE_RATE, SAMPLES, SONG, Clip, Pool, write_index
 from common.signals import SILENT_RMS
 from common.songs import song_name, songs_for_split
@@ -59,75 +60,87 @@ def noise_files(folder: str | Path, split: str) -> list[Path]:
     return [clip.path for clip in clips_for_split(folder, split, folds_by_split(folder)[split])]
 
 
-def _decode(path, split, label):
+def _decode(path, split, label, recording):
     """A file as (Clip without a place, int16 samples), or a sentence why not."""
     try:
-        audio, _ = read_audio(path, SAMPLE_RATE)
-    except AudioError as error:
+        with one_of_many(path):
+            audio, _ = read_audio(path, SAMPLE_RATE)
+    except UnusableError as error:
         return str(error)
     rms = float(np.sqrt(np.square(audio, dtype=np.float64).mean())) if audio.size else 0.0
     if rms <= SILENT_RMS:
         return f"expected audio with signal, but {path} is silent: remove it"
     peak = float(np.abs(audio).max())
     name = song_name(path) if label == SONG else path.name
-    recording = name if label == SONG else parse_clip(path, 0).recording
     clip = Clip(name, split, label, recording, len(audio), 0, audio.shape[1], rms / peak)
     return clip, np.rint(audio * (FULL_SCALE / peak)).astype(np.int16)
 
 
-def _write(folder: Path, decoded: Iterable) -> Pool:
-    """Write (Clip, samples) as they come; the pool appears when it is whole."""
-    clips, start, skipped = [], 0, 0
+def _write(folder: Path, decoded: Iterable, strict: bool = True) -> Pool:
+    """Write (Clip, samples) as they come, and list the sentences among them; the pool appears when it is whole."""
+    clips, start, skipped = [], 0, []
     (folder / INDEX).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / SAMPLES, "wb") as file:
         for item in decoded:
             if isinstance(item, str):
+                if strict:
+                    raise UserError(item)
                 log.warning("skipped: %s", item)
-                skipped += 1
+                skipped.append(item)
                 continue
             clip, samples = item
             clips.append(replace(clip, start=start))
             start += samples.size
             file.write(samples.tobytes())
     if not clips:
-        raise UserError(f"expected audio with signal, but none of {skipped} files could be used: see the warnings")
-    write_index(folder, clips)
+        raise UserError(f"expected audio with signal, but none of {len(skipped)} files could be used: see the warnings")
+    write_index(folder, clips, skipped)
     pool = Pool.load(folder)
     sizes = ", ".join(f"{split} {60 * pool.hours(split, True):.1f} / {60 * pool.hours(split, False):.1f} min"
                       for split in SPLITS if any(clip.split == split for clip in clips))
     log.info("%s: %d clips, %.2f GB; songs / noises: %s; skipped files: %d", folder, len(clips), 2e-9 * start, sizes,
-             skipped)
+             len(skipped))
     return pool
 
 
-def _heard(work, split):
-    """Song names and UrbanSound8K recordings of a split; other noises' names say nothing of their recordings."""
-    songs = {song_name(path) for path, where, label in work if where == split and label == SONG}
-    clips = [parse_clip(path, 0) for path, where, label in work if where == split and label != SONG]
-    return songs, {clip.recording for clip in clips if clip.class_id is not None}
+def _noise_clips(noises, split):
+    """The noises of a split, of which none is taken for a piece of another's recording because of its name."""
+    files = {path: f"{n}/{path.relative_to(source).as_posix()}" for n, source in enumerate(noises)
+             for path in noise_files(source, split)}
+    return told_apart([parse_clip(path, 0) for path in files], files)
 
 
-def pack(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str | Path, jobs: int = -1) -> Pool:
+def _work(songs, noises):
+    """(path, split, label, recording) of all files for training and validation, which share no song or recording."""
+    work, heard = [], {}
+    for split in ("train", "validation"):
+        files = [path for source in songs for path in songs_for_split(source, split)]
+        clips = _noise_clips(noises, split)
+        work += [(path, split, SONG, song_name(path)) for path in files]
+        work += [(clip.path, split, _label(clip.path), clip.recording) for clip in clips]
+        # Names that are not UrbanSound8K's say nothing of recordings.
+        heard[split] = {*map(song_name, files)}, {clip.recording for clip in clips if clip.class_id is not None}
+    check_disjoint(**heard)
+    return work
+
+
+def pack(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str | Path, jobs: int = -1,
+         strict: bool = False) -> Pool:
     """Decode folders of songs and of noises into a pool at `folder`.
 
     Train and validation alone: what is kept for the test must not come near the training. Half a gigabyte holds 1.6
-    hours of mono. Files that cannot be used are named and left out. Raises CallError when a folder holds no audio or
-    `folder` is in use, UserError when no file can be used, or when folders put a song or a recording into both splits.
+    hours of mono. Files that cannot be used are named, left out and listed in pool.json, or end it when `strict`.
+    Raises CallError when a folder holds no audio or `folder` is in use, UserError when no file can be used, or when
+    folders put a song or a recording into both splits.
     """
     folder = Path(folder)
-    if folder.is_dir() and any(p.name not in (SAMPLES, INDEX) for p in folder.iterdir()):
+    if folder.is_dir() and any(p.name not in (SAMPLES, INDEX, LOCK) for p in folder.iterdir()):
         raise CallError(f"expected an empty folder or a pool, but {folder} holds other files: choose another")
-    work = []
-    for split in ("train", "validation"):
-        for source in songs:
-            work += [(path, split, SONG) for path in songs_for_split(source, split)]
-        for source in noises:
-            work += [(path, split, _label(path)) for path in noise_files(source, split)]
-    check_disjoint(train=_heard(work, "train"), validation=_heard(work, "validation"))
-    with joblib.Parallel(n_jobs=jobs, return_as="generator") as parallel:
+    work = _work(songs, noises)
+    with locked(folder), joblib.Parallel(n_jobs=jobs, return_as="generator") as parallel:
         decoded = parallel(joblib.delayed(_decode)(*item) for item in work)
-        return _write(folder, tqdm(decoded, total=len(work), desc="decoding", unit="file", disable=None))
+        return _write(folder, tqdm(decoded, total=len(work), desc="decoding", unit="file", disable=None), strict)
 
 
 def _encode(samples, bits_per_second):
@@ -184,14 +197,14 @@ def _members(archive):
 def unpack(path: str | Path, folder: str | Path) -> Pool:
     """Decode what `compact` wrote into a pool at `folder`. Raises UserError when `path` is no such file."""
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise CallError(f"expected an empty folder, but {folder} holds files: choose another")
     if not Path(path).is_file():
         raise CallError(f"expected a compact pool, but {path} does not exist: check the path")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with locked(folder), one_of_many(path), zipfile.ZipFile(path) as archive:
             return _write(folder, _members(archive))
-    except (zipfile.BadZipFile, KeyError, TypeError, sf.LibsndfileError) as error:
+    except UnusableError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"expected a compact pool, but {path} cannot be read ({error}): make it again with python -m "
-                        "common.training pack --megabytes") from error
+        raise UserError(f"expected a compact pool, but {path} cannot be read ({error.__cause__}): make it again with "
+                        "python -m common.training pack --megabytes") from error

@@ -5,12 +5,16 @@ process computes with the same global batch, but for rounding.
 """
 
 import os
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
-from common.errors import CallError
+from common.errors import CallError, UserError
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -33,13 +37,14 @@ class Processes:
         """Whether this is the process that writes files and log lines."""
         return self.rank == 0
 
-    def rows(self, batch_size: int) -> range:
-        """This process's rows of a global batch; raises CallError when it does not divide evenly."""
+    def rows(self, batch_size: int, rank: int | None = None) -> range:
+        """This process's rows of a global batch, or another's; raises CallError when it does not divide evenly."""
         if batch_size % self.count:
             raise CallError(f"expected a batch size that {self.count} processes share evenly, got {batch_size}: use a "
                             "multiple")
         n = batch_size // self.count
-        return range(self.rank * n, (self.rank + 1) * n)
+        rank = self.rank if rank is None else rank
+        return range(rank * n, (rank + 1) * n)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as it is to be called in training: gradients, and batch norm, are those of the global batch."""
@@ -53,6 +58,29 @@ class Processes:
             values = values.clone()
             distributed.all_reduce(values)
         return values
+
+    def share(self, decide: Callable[[], T]) -> T:
+        """What `decide` gives in the first process, in all of them; a UserError of it ends all of them."""
+        if self.count == 1:
+            return decide()
+        result = error = None
+        if self.first:
+            try:
+                result = decide()
+            except UserError as found:
+                error = found
+        box = [(result, error)]
+        distributed.broadcast_object_list(box)
+        result, error = box[0]
+        if error is not None:
+            self.stop(error)
+        return result
+
+    def stop(self, error: UserError) -> NoReturn:
+        """End all processes, each of which must call this: one sentence for all, which the first one says."""
+        if self.first:
+            raise error
+        raise SystemExit(error.exit_code)
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -61,7 +61,7 @@ def snr_distributions(rows: pd.DataFrame, method: str = DENOISED) -> Figure:
 
     rows: of `evaluate`; method: the one to show.
     """
-    after = rows[rows.method == method]
+    after = rows[(rows.method == method) & np.isfinite(rows.snr_improvement_db)]
     before = after.assign(snr_db=after.snr_db - after.snr_improvement_db)  # a method may lack segments
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([before.snr_db, after.snr_db]), bins=25)
@@ -188,9 +188,10 @@ def training_curves(history: Sequence[dict]) -> Figure:
     left.plot(table.epoch, table.train_loss, "o-", color=COLOURS["noisy"])
     left.set(xlabel="epoch", ylabel="training loss", title="loss against noisy targets")
     right.plot(table.epoch, table.validation_snr_improvement_db, "o-", color=COLOURS["denoised"])
-    best = table.loc[table.validation_snr_improvement_db.idxmax()]
-    right.plot(best.epoch, best.validation_snr_improvement_db, "*", ms=16, color=COLOURS["clean"],
-               label=f"best: epoch {int(best.epoch)}, {best.validation_snr_improvement_db:+.2f} dB")
+    if table.validation_snr_improvement_db.notna().any():
+        best = table.loc[table.validation_snr_improvement_db.idxmax()]
+        right.plot(best.epoch, best.validation_snr_improvement_db, "*", ms=16, color=COLOURS["clean"],
+                   label=f"best: epoch {int(best.epoch)}, {best.validation_snr_improvement_db:+.2f} dB")
     right.axhline(0, color="black", lw=1, label="do nothing")
     right.set(xlabel="epoch", ylabel="SNR improvement (dB)", title="validation songs")
     right.legend()

@@ -7,6 +7,7 @@ one (common.packing) does.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from common.errors import CallError, UserError
-from common.files import write_text
+from common.files import read_json, write_text
 
 FORMAT = "song-denoiser-pool-1"
 SAMPLES, INDEX = "samples.i16", "pool.json"
@@ -59,11 +60,15 @@ class Pool:
         if not (folder / INDEX).is_file():
             raise CallError(f"expected a pool with {INDEX}, but {folder} is none: make it with python -m "
                             "common.training pack, or unpack it")
-        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        content = read_json(folder / INDEX, "pack it again")
         if content.get("format") != FORMAT:
             raise UserError(f"expected a pool of format {FORMAT}, but {folder} says {content.get('format')!r}: pack it "
                             "again")
-        clips = [Clip(**row) for row in content["clips"]]
+        try:
+            clips = [Clip(**row) for row in content["clips"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"expected the clips of a pool in {folder / INDEX}, but it is damaged ({error!r}): pack it "
+                            "again") from error
         n = sum(clip.channels * clip.length for clip in clips)
         size = (folder / SAMPLES).stat().st_size if (folder / SAMPLES).is_file() else 0
         if size != 2 * n:
@@ -98,7 +103,8 @@ class Pool:
         return self._powers[start]
 
 
-def write_index(folder: Path, clips: list[Clip]) -> None:
-    """Write pool.json, which makes a folder with samples a pool."""
-    rows = ",\n".join(json.dumps(vars(clip)) for clip in clips)
-    write_text(folder / INDEX, f'{{"format": "{FORMAT}", "sample_rate": {SAMPLE_RATE}, "clips": [\n{rows}\n]}}\n')
+def write_index(folder: Path, clips: list[Clip], skipped: Sequence[str] = ()) -> None:
+    """Write pool.json, which makes a folder with samples a pool. skipped: why other files are not in it."""
+    rows, left_out = (",\n".join(map(json.dumps, x)) for x in (map(vars, clips), skipped))
+    write_text(folder / INDEX, f'{{"format": "{FORMAT}", "sample_rate": {SAMPLE_RATE}, "clips": [\n{rows}\n], '
+               f'"skipped": [\n{left_out}\n]}}\n')

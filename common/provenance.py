@@ -15,10 +15,13 @@ import joblib
 from tqdm import tqdm
 
 from common.cli import run
+from common.continuing import check_output
 from common.errors import CallError, UserError
-from common.manifest import DATASET, MANIFEST, SIDES, Sources, read_rows
-from common.merging import check_output
+from common.files import read_rows
+from common.locks import locked
+from common.manifest import COLUMNS, DATASET, MANIFEST, SIDES, Sources, number_in
 from common.mixing import ScaledNoise, file_sha256, write_pair
+from common.outputs import check_folders
 from common.signals import Song
 from common.workers import pool, uninterrupted
 
@@ -32,7 +35,7 @@ def _merger_rows(path):
     if not rows or "input_scale" not in rows[0] or "start_seconds" in rows[0]:
         raise CallError(f"expected the manifest of a merger, but {path} is {'another kind' if rows else 'not there'}: "
                         f"give the {MANIFEST} in a merger's input folder")
-    return rows
+    return read_rows(path, COLUMNS)
 
 
 def problems(input_dir: str | Path, target_dir: str | Path, jobs: int = -1) -> list[str]:
@@ -75,10 +78,10 @@ def _regenerate_song(rows, sources, dirs):
             noise = sources.noise(row, side)
             if row[f"{side}_noise_sha256"]:
                 _checked(sources.noises / row[f"{side}_noise"], row[f"{side}_noise_sha256"])
-            members.append(noise and ScaledNoise(noise, float(row[f"{side}_scale"])))
+            members.append(noise and ScaledNoise(noise, number_in(row, f"{side}_scale")))
         paths = [d / row[f"{s}_file"] for d, s in zip(dirs, SIDES, strict=True)]
         with uninterrupted():
-            write_pair(song, members, float(row["gain"]), paths)
+            write_pair(song, members, number_in(row, "gain"), paths)
     return [row[f"{s}_file"] for row in rows for d, s in zip(dirs, SIDES, strict=True)
             if file_sha256(d / row[f"{s}_file"]) != row[f"{s}_sha256"]]
 
@@ -91,11 +94,21 @@ def regenerate(manifest: str | Path, input_dir: str | Path, target_dir: str | Pa
     are there already are kept. Raises UserError when a source is missing or changed, or when bytes differ.
     """
     manifest, dirs = Path(manifest), (Path(input_dir), Path(target_dir))
+    check_folders(dict(zip(("--input-dir", "--target-dir"), dirs, strict=True)))
     rows = _merger_rows(manifest)
+    with locked(*dirs):
+        different = _make_again(manifest, rows, dirs, Sources.of(manifest.parent, path_songs, path_noises), jobs)
+    if different:
+        raise UserError(f"expected the bytes of the manifest, but {_some(different)} of {2 * len(rows)} files differ: "
+                        f"compare the library versions in {DATASET} with yours")
+    return len(rows)
+
+
+def _make_again(manifest, rows, dirs, sources, jobs):
+    """All pairs of a manifest; returns the files that differ, sorted."""
     for directory, side in zip(dirs, SIDES, strict=True):
         check_output(directory, side.upper())
         _check_same_set(directory, side, rows, manifest)
-    sources = Sources.of(manifest.parent, path_songs, path_noises)
     by_song = [list(group) for _, group in groupby(rows, key=lambda row: row["song_number"])]
     work = (joblib.delayed(_regenerate_song)(group, sources, dirs) for group in by_song)
     with pool(jobs) as (parallel, _):
@@ -104,10 +117,7 @@ def regenerate(manifest: str | Path, input_dir: str | Path, target_dir: str | Pa
     for name in (MANIFEST, DATASET):
         if (manifest.parent / name).is_file() and manifest.parent.resolve() != dirs[0].resolve():
             shutil.copyfile(manifest.parent / name, dirs[0] / name)
-    if different:
-        raise UserError(f"expected the bytes of the manifest, but {_some(different)} of {2 * len(rows)} files differ: "
-                        f"compare the library versions in {DATASET} with yours")
-    return len(rows)
+    return different
 
 
 def _some(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ of the three is kept.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +18,11 @@ from common.averaging import average
 from common.calibration import calibrate
 from common.checkpoints import load_weights, save_weights
 from common.errors import CallError, UserError
-from common.files import write_csv, write_text
+from common.files import read_json, write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.pool import Pool
-from common.training import BEST, TrainSettings, new_model, train, validate
+from common.training import BEST, IMPROVEMENT, TrainSettings, best_epoch, new_model, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ def _pairs(noise):
 
 
 def _best(history):
-    return max(row["validation_snr_improvement_db"] for row in history)
+    """The improvement, without a print, of the epoch that was kept."""
+    return best_epoch(history)[IMPROVEMENT]
 
 
 def _plan(folder, minutes, noises, settings, validation, device):
@@ -107,8 +109,8 @@ def _plan(folder, minutes, noises, settings, validation, device):
     """
     path, asked = folder / PLAN, {"minutes": minutes, "noises": list(noises)}
     if path.is_file():
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        if {name: plan[name] for name in asked} != asked:
+        plan = read_json(path, "remove it to plan again, which fits no network that is there already")
+        if {name: plan.get(name) for name in asked} != asked:
             raise UserError(f"expected the budget and noises that {folder} was planned for, {plan['minutes']:g} "
                             f"minutes for {', '.join(plan['noises'])}, got others: use the same ones or another folder")
         return plan
@@ -134,7 +136,9 @@ def _keep_better(noise, found, folder, pairs, validation, device):
     row = {"noise": noise, "mixtures": validation.n}
     row |= {f"{name}_db": None for name in (UNIVERSAL, AVERAGED, FINE_TUNED)}
     row |= {f"{name}_db": gain for name, (_, gain) in found.items()}
-    row["kept"] = max(found, key=lambda name: found[name][1])
+    # What could not be measured is not better than the universal network.
+    row["kept"] = max(found, key=lambda name: (gain if math.isfinite(gain := found[name][1]) else -math.inf,
+                                               name == UNIVERSAL))
     model, info = load_weights(found[row["kept"]][0], device)
     prior = None if noise == MIXED else load_weights(folder / f"{MIXED}.pth")[0].confidence
     calibration = calibrate(model, pairs, validation.source, CALIBRATION_SHARE * validation.n, validation.n, prior)

@@ -13,3 +13,8 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     """
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
     return np.random.default_rng([seed, word, len(numbers), *numbers])
+
+
+def number(seed: int, purpose: str, *numbers: int) -> int:
+    """A seed below 2**62 for what takes a single number."""
+    return int(stream(seed, purpose, *numbers).integers(2**62))

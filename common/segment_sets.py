@@ -12,6 +12,7 @@ from common.audio import AudioReader, read_audio, resample, write_audio
 from common.dataset import PairFile, find_pairs, pairs_in
 from common.errors import CallError
 from common.files import write_csv
+from common.locks import locked
 from common.manifest import DATASET, MANIFEST, SIDES, read_dataset, read_manifest
 from common.mixing import file_sha256
 from common.noises import SPLITS
@@ -32,9 +33,7 @@ def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], outpu
     folder. Raises CallError when it is not empty.
     """
     output_dir = Path(output_dir)
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        raise CallError(f"expected an empty folder, but {output_dir} holds files: choose another OUTPUT_DIR or "
-                        "remove it")
+    _check_empty(output_dir)
     # Made beside its place and renamed at the end: a set that is there is whole.
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -61,6 +60,11 @@ def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], outpu
         output_dir.rmdir()
     os.replace(partial, output_dir)
     return output_dir
+
+
+def _check_empty(folder):
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CallError(f"expected an empty folder, but {folder} holds files: choose another OUTPUT_DIR or remove it")
 
 
 def _cut_out(pair, starts_seconds, folders):
@@ -114,7 +118,15 @@ def build_sets(source: str | Path, output_dir: str | Path, n_segments: int, n_he
     The best `n_segments` of train; of validation and test `n_held_out` evenly spread ones, which no choice should
     flatter. Returns all candidates and the chosen ones by split. Raises CallError when one is there already.
     """
-    sets, made = merged_sets(source), {}
+    sets = merged_sets(source)
+    for split in sets:
+        _check_empty(Path(output_dir) / split)
+    with locked(output_dir):
+        return _build_sets(sets, Path(output_dir), n_segments, n_held_out, diversity_weight, cut, jobs)
+
+
+def _build_sets(sets, output_dir, n_segments, n_held_out, diversity_weight, cut, jobs):
+    made = {}
     for split, pairs in sets.items():
         found = candidates(pairs, cut, jobs)
         if split == "train":
@@ -125,8 +137,8 @@ def build_sets(source: str | Path, output_dir: str | Path, n_segments: int, n_he
             chosen = choose(found, n_segments, diversity_weight)
         else:
             chosen = evenly(found, n_held_out)
-        save_segments(found, chosen, Path(output_dir) / split)
+        save_segments(found, chosen, output_dir / split)
         log.info("%s: %d of %d segments of %d pairs written to %s", split, len(chosen), len(found), len(pairs),
-                 Path(output_dir) / split)
+                 output_dir / split)
         made[split] = found, chosen
     return made

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.audio import AudioReader, AudioWriter
-from common.errors import UserError
+from common.errors import CallError, UserError
 from common.manifest import SIDES
 from common.merging import MergeSettings, build_dataset, choose_songs
 from common.noises import MixedNoises, clips_for_split, folds_by_split
@@ -40,7 +40,7 @@ def split_song(song: str | Path, output_dir: str | Path, cut: Cut | None = None)
         bounds = np.cumsum([first, *((last - first) * np.array(list(SHARES.values())))]).round().astype(int)
         partial = output_dir.with_name(f".{output_dir.name}.partial")
         with ExitStack() as files:
-            writers = [files.enter_context(AudioWriter(partial / split / f"{song_name(song)}-{split}.wav", rate,
+            writers = [files.enter_context(AudioWriter(partial / split / _part_name(song, split), rate,
                                                        channels, "PCM_24")) for split in SHARES]
             position = 0
             for block in reader.blocks(rate):
@@ -51,6 +51,10 @@ def split_song(song: str | Path, output_dir: str | Path, cut: Cut | None = None)
                 position += block.shape[-1]
     os.replace(partial, output_dir)
     return output_dir
+
+
+def _part_name(song, split):
+    return f"{song_name(song)}-{split}.wav"
 
 
 def pairs_from_song(song: str | Path, path_noises: str | Path, output_dir: str | Path, n_pairs: int,
@@ -64,6 +68,9 @@ def pairs_from_song(song: str | Path, path_noises: str | Path, output_dir: str |
     parts = output_dir / "song"
     if not parts.is_dir():
         split_song(song, parts, cut)
+    elif not all((parts / split / _part_name(song, split)).is_file() for split in SHARES):
+        raise CallError(f"expected the parts of {song} in {parts}, but there are those of another song: choose another "
+                        "OUTPUT_DIR")
     for split, folds in folds_by_split(path_noises).items():
         settings = MergeSettings("merger_mixed_white", split, str(parts), str(Path(path_noises).absolute()), 1, n_pairs,
                                  seed, tuple(folds))

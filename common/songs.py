@@ -31,6 +31,11 @@ def song_name(path: str | Path) -> str:
     return Path(path).parent.name if name == MIXTURE else name
 
 
+def name_digest(name: str) -> bytes:
+    """SHA-256 of a name, which need not be UTF-8."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+
+
 def list_songs(folder: str | Path) -> list[Path]:
     """All songs below `folder`, sorted; where a folder holds a mixture, the other files in it are its stems.
 
@@ -70,7 +75,7 @@ def songs_for_split(folder: str | Path, split: str) -> list[Path]:
 
 def _ranked(songs):
     """Song names by a hash, so that a division has nothing to do with the alphabet."""
-    return sorted({song_name(p) for p in songs}, key=lambda n: hashlib.sha256(n.encode()).digest())
+    return sorted({song_name(p) for p in songs}, key=name_digest)
 
 
 def _pick(songs, names, folder, split):

@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.signal import butter, lfilter, sosfilt
 
+from common.seeds import stream
+
 SAMPLE_RATE = 44100
 STEMS = ("drums", "bass", "other", "vocals")
 MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
@@ -212,5 +214,5 @@ NOISE_MAKERS = (_air_conditioner, _car_horn, _children_playing, _dog_bark, _dril
 
 def noise(class_id: int, seed: int, seconds: float) -> np.ndarray:
     """A noise of an UrbanSound8K class (0 to 9), (1, samples), with a peak of 0.7."""
-    sound = NOISE_MAKERS[class_id](np.random.default_rng([seed, class_id]), _times(seconds))
+    sound = NOISE_MAKERS[class_id](stream(seed, "noise", class_id), _times(seconds))
     return (0.7 * sound / np.abs(sound).max()).astype(np.float32)[None]

@@ -9,27 +9,31 @@ import json
 import logging
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from common.checkpoints import code_commit, load_safely, load_weights, save_atomically, save_weights
+from common.checkpoints import code_commit, load_weights, save_atomically, save_weights
 from common.dcunet import FOLDED, DCUNet20
 from common.errors import CallError, UserError
 from common.files import write_csv
+from common.locks import locked
 from common.losses import LOSSES
 from common.model import Denoiser, autocast
 from common.noise_print import print_power
 from common.parallel import Processes
+from common.run_state import LAST, Looks, damaged, found_in, whole
 from common.seeds import stream
+from common.silence import LEFT_OUT
 from common.stft import STFT
 from common.widening import widen
 
 log = logging.getLogger(__name__)
 
-LAST, BEST, HISTORY, TENSORBOARD = "last.ckpt", "best.pth", "history.csv", "tensorboard"
+BEST, HISTORY, TENSORBOARD = "best.pth", "history.csv", "tensorboard"
 LOG_LINES_PER_EPOCH = 4
 # Columns of the history: without and with a noise print.
 IMPROVEMENT, IMPROVEMENT_WITH_PRINT = "validation_snr_improvement_db", "validation_with_print_db"
@@ -67,8 +71,11 @@ class Validation(Protocol):
 
     has_prints: bool
 
-    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float]:
-        """SNR improvements in dB over that part of the validation examples, with noise prints if it has_prints."""
+    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
+        """SNR improvements in dB over that part of the validation examples, with noise prints if it has_prints.
+
+        None where song or noise is silent.
+        """
 
 
 @dataclass(frozen=True)
@@ -116,12 +123,14 @@ class TrainSettings:
                 raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}")
         if self.minutes is not None and self.minutes <= 0:
             raise CallError(f"expected minutes above 0, got {self.minutes}")
+        if self.seed < 0:
+            raise CallError(f"expected a seed of at least 0, got {self.seed}")
 
 
 class Run:
     """What changes during a run of `settings` (TrainSettings), and what they say about it.
 
-    processes: who trains; start: weights to begin with, of this width or a narrower one, or None.
+    processes: who trains; start: a network's state to begin with, or None.
     """
 
     def __init__(self, settings, processes, start):
@@ -129,7 +138,7 @@ class Run:
         self.settings, self.device = settings, processes.device
         self.model = new_model(settings)
         if start is not None:
-            self.model.network = widen(_begun(start, self.model).network, settings.width, settings.depth_factors)
+            self.model.network.load_state_dict(start)
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, betas=settings.betas,
@@ -204,19 +213,6 @@ def _plain(settings, source, start, branch):
     return json.loads(json.dumps(everything))
 
 
-def _resume(run, settings, path):
-    """Load a checkpoint into `run`; raises UserError when it was made with other settings."""
-    content = load_safely(path)
-    before = content.get("settings", {})
-    changed = [f"{k} was {before.get(k)!r} and is {settings.get(k)!r}" for k in dict.fromkeys((*settings, *before))
-               if before.get(k) != settings.get(k)]
-    if changed:
-        raise UserError(f"expected the settings with which {path.parent} was begun, but {'; '.join(changed)}: use the "
-                        "same ones or another folder for the weights")
-    run.load(content)
-    log.info("resuming %s at step %d", path, run.step)
-
-
 def train_step(run: Run, source: Source, processes: Processes) -> None:
     """One optimiser step on this process's rows of the batch; nothing here waits for the device."""
     settings, device = run.settings, run.device
@@ -259,38 +255,64 @@ def _average(run):
     torch._foreach_lerp_([averaged[i] for i in moving], [current[i] for i in moving], 1 - decay)
 
 
-def _check_finite(run, source, processes):
-    """Raise UserError, naming what was in the batch, if a loss since the last check was not finite."""
-    step = int(run.first_bad_step)
-    if step >= 0:
-        names = source.names(run.settings.seed, step, processes.rows(run.settings.batch_size), _crop_samples(run))
-        raise UserError(f"expected a finite loss, got another at step {step} with {', '.join(names)}: check these, or "
-                        "lower the learning rate")
+def _look(run, source, processes, looks):
+    """Whether it is time to save; raises UserError, naming what was in the batch, at a loss that was not finite."""
+    found = torch.zeros(processes.count + 3, dtype=torch.float64, device=run.device)
+    found[processes.rank], found[-1] = run.first_bad_step + 1, run.epoch_loss / processes.count
+    if processes.first:
+        found[-3:-1] = torch.tensor(looks.decide(run.step))
+    *bad, save, wait, loss = processes.sum(found).tolist()
+    looks.next = run.step + int(wait)
+    run.epoch_loss.fill_(loss)  # of all, for one checkpoint is that of all
+    if any(bad):  # gradients are common: the others follow a step later
+        step, size = int(min(n for n in bad if n)) - 1, run.settings.batch_size
+        names = [name for rank, n in enumerate(bad) if n == step + 1
+                 for name in source.names(run.settings.seed, step, processes.rows(size, rank), _crop_samples(run))]
+        processes.stop(UserError(f"expected a finite loss, got another at step {step} with {', '.join(names)}: check "
+                                 "these, or lower the learning rate"))
+    return bool(save)
+
+
+def _measure(model, validation, processes, with_print=False):
+    """Mean SNR improvement in dB, how many examples there are, and how many of them hold no song or no noise."""
+    part = slice(processes.rank, None, processes.count)
+    gains = validation.gains(model, part, with_print=True) if with_print else validation.gains(model, part)
+    heard = [gain for gain in gains if gain is not None]
+    sums = torch.tensor([sum(heard), len(heard), len(gains)], dtype=torch.float64, device=processes.device)
+    total, n, n_all = processes.sum(sums).tolist()
+    return total / n if n else math.nan, int(n_all), int(n_all - n)
 
 
 def validate(model: Denoiser, validation: Validation, processes: Processes | None = None,
              with_print: bool = False) -> float:
     """Mean SNR improvement in dB over validation examples, shared out over the processes.
 
-    with_print: the model is given noise prints. Raises UserError when there is none to measure.
+    with_print: the model is given noise prints. Examples without song or noise are left out; NaN, and a warning, when
+    there are no others.
     """
-    processes = processes or Processes()
-    part = slice(processes.rank, None, processes.count)
-    gains = validation.gains(model, part, with_print=True) if with_print else validation.gains(model, part)
-    total, n = processes.sum(torch.tensor([sum(gains), len(gains)], dtype=torch.float64, device=processes.device))
-    if not n:
-        raise UserError("expected validation segments above -60 dBFS, but all are silent: check the validation set")
-    return float(total / n)
+    mean, n, silent = _measure(model, validation, processes or Processes(), with_print)
+    if silent:
+        log.info(LEFT_OUT, "validation", silent, n)
+    if math.isnan(mean):
+        log.warning("no validation example holds a song and a noise: nothing was measured")
+    return mean
+
+
+def best_epoch(history: list[dict]) -> dict:
+    """The row of a history whose weights are in best.pth."""
+    return [row for row in history if row["best"]][-1]
 
 
 def _finish_epoch(run, validation, folder, info, processes):
     """Validate; write the epoch's weights, mark the best, extend the history. Returns the new row."""
     epoch, settings = len(run.history) + 1, run.settings
-    gains = {IMPROVEMENT: validate(run.average, validation, processes)}
+    improvement, n, silent = _measure(run.average, validation, processes)
+    gains = {IMPROVEMENT: improvement}
     if run.model.takes_print and validation.has_prints:
-        gains[IMPROVEMENT_WITH_PRINT] = validate(run.average, validation, processes, with_print=True)
+        gains[IMPROVEMENT_WITH_PRINT] = _measure(run.average, validation, processes, with_print=True)[0]
     losses = processes.sum(run.epoch_loss) / processes.count
-    best = _mean_gain(gains) > max(map(_mean_gain, run.history), default=-math.inf)
+    measured = [gain for row in run.history if math.isfinite(gain := _mean_gain(row))]
+    best = not measured or _mean_gain(gains) > max(measured)  # while nothing could be measured, the last
     steps = run.step - run.epoch_start[0]
     row = {"epoch": epoch, "steps": run.step, "train_loss": float(losses) / steps,
            **gains, "learning_rate": run.optimizer.param_groups[0]["lr"],
@@ -300,6 +322,10 @@ def _finish_epoch(run, validation, folder, info, processes):
     run.epoch_start = (run.step, run.seconds)
     if not processes.first:
         return row
+    if silent and epoch == 1:
+        log.info(LEFT_OUT, "validation", silent, n)
+    if best and not math.isfinite(_mean_gain(gains)):
+        log.warning("no validation improvement is finite: the last epoch counts as the best one")
     info = info | {"epoch": epoch, "steps": run.step, **gains}
     save_weights(run.average, folder / f"epoch_{epoch:03d}.pth", info)
     if best:
@@ -333,17 +359,32 @@ def _tensorboard(folder, step):
     return write
 
 
-def _prepare(folder, settings, plain, processes, start, branch):
-    """The run in `folder`, new or resumed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, processes, start)
-    if (folder / LAST).is_file():
-        _resume(run, plain, folder / LAST)
-    elif any(folder.glob("epoch_*.pth")):
-        raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without {LAST}: "
-                        "choose another folder")
-    elif branch is not None:
-        run.branch(load_safely(Path(branch) / LAST))
+def _begin(folder, settings, plain, processes, start, branch):
+    """The run in `folder`, new or resumed: what the first process finds there, in all of them."""
+    def find():
+        content, branched, state = found_in(folder, plain), None, None
+        if content is None and branch is not None:
+            branched = whole(Path(branch) / LAST)
+        elif content is None and start is not None:
+            begun = _begun(start, new_model(settings)).network
+            state = widen(begun, settings.width, settings.depth_factors).state_dict()
+        return plain, content, branched, state
+
+    theirs, content, branched, state = processes.share(find)
+    if theirs != plain:
+        different = [name for name in dict.fromkeys((*plain, *theirs)) if plain.get(name) != theirs.get(name)]
+        raise UserError(f"expected settings and data as in the first process, but process {processes.rank} has another "
+                        f"{', '.join(different)}: give all of them the same")
+    run = Run(settings, processes, state)
+    try:
+        if content is not None:
+            run.load(content)
+        elif branched is not None:
+            run.branch(branched)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        processes.stop(damaged(folder / LAST if content is not None else Path(branch) / LAST))
+    if content is not None and processes.first:
+        log.info("resuming %s at step %d", folder / LAST, run.step)
     return run
 
 
@@ -356,8 +397,9 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
     `checkpoint_seconds`; with `tensorboard` also curves. start: weights to begin with (fine-tuning), of this width or a
     narrower one. branch: the folder of a run of the same network, from whose last checkpoint to begin, as with a
     falling learning rate after a constant one. compiled: through torch.compile. Launched as several processes, all
-    train one model. Raises UserError for other settings than the folder's, for wider weights to begin with, and for a
-    non-finite loss, naming the files; CallError for a batch that the processes cannot share.
+    train one model. Raises UserError for other settings than the folder's, for a damaged last.ckpt, for wider weights
+    to begin with, and for a non-finite loss, naming the files; CallError for a batch that the processes cannot share,
+    and while another run has the folder.
     """
     folder, processes = Path(folder), Processes(device)
     if settings.minutes and processes.count > 1:
@@ -365,25 +407,34 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
                         "steps_per_epoch")
     processes.rows(settings.batch_size)
     plain = _plain(settings, source, start, branch)
-    run = _prepare(folder, settings, plain, processes, start, branch)
-    if processes.first and processes.count > 1:
-        log.info("%d processes, %d rows of each batch in this one", processes.count, len(processes.rows(
-            settings.batch_size)))
-    if compiled:
-        run.model.network.compile()
-    curves = _tensorboard(folder / TENSORBOARD if tensorboard and processes.first else None, run.step)
     info = (info or {}) | {"method": "Noise2Clean" if source.clean_target else "Noise2Noise", "settings": plain,
                            "commit": code_commit()}
-    began, last_saved = time.monotonic() - run.seconds, run.seconds
-    log_every = max(1, settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
+    with ExitStack() as held:
+        processes.share(lambda: held.enter_context(locked(folder)))
+        run = _begin(folder, settings, plain, processes, start, branch)
+        if processes.first and processes.count > 1:
+            log.info("%d processes, %d rows of each batch in this one", processes.count, len(processes.rows(
+                settings.batch_size)))
+        if compiled:
+            run.model.network.compile()
+        curves = _tensorboard(folder / TENSORBOARD if tensorboard and processes.first else None, run.step)
+        _train(run, source, validation, folder, info, processes, curves, checkpoint_seconds)
+        processes.wait()
+    return run.history
+
+
+def _train(run, source, validation, folder, info, processes, curves, checkpoint_seconds):
+    """All steps that are left."""
+    settings, began = run.settings, time.monotonic() - run.seconds
+    looks, log_every = Looks(checkpoint_seconds, run.step), max(1, settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
     while run.progress() < 1:
         train_step(run, source, processes)
         run.seconds = time.monotonic() - began
         ended, done = run.epochs_done() > len(run.history), run.step - run.epoch_start[0]
-        save = ended or run.seconds - last_saved > checkpoint_seconds
-        if save or done % log_every == 0:
-            _check_finite(run, source, processes)
-        if done % log_every == 0 and not ended:
+        save, told = ended, done % log_every == 0
+        if ended or told or run.step >= looks.next:
+            save |= _look(run, source, processes, looks)
+        if told and not ended:
             loss = float(run.epoch_loss) / done
             curves(run.step, {"loss": loss, "learning rate": run.optimizer.param_groups[0]["lr"]})
             if processes.first:
@@ -394,10 +445,8 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
             curves(run.step, {"epoch loss": row["train_loss"], "validation SNR improvement (dB)": row[IMPROVEMENT]})
             run.seconds = time.monotonic() - began
         if save and processes.first:
-            save_atomically({"settings": plain} | run.state(), folder / LAST)
-            last_saved = run.seconds
-    processes.wait()
-    return run.history
+            save_atomically({"settings": info["settings"]} | run.state(), folder / LAST)
+            looks.saved = time.monotonic()
 
 
 if __name__ == "__main__":

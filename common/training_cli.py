@@ -23,11 +23,13 @@ from common.checkpoints import find_weights, load_safely, load_weights, save_ato
 from common.cli import Parser, count
 from common.errors import CallError, UserError
 from common.inference import choose_device
+from common.locks import locked
 from common.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
+from common.outputs import check_outputs
 from common.parallel import Processes
-from common.pool import INDEX, Pool
+from common.pool import INDEX, SAMPLES, Pool
 from common.recipe import format_table, run_recipe
-from common.training import TrainSettings, train, validate
+from common.training import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, TrainSettings, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ def _sources(args, device):
 
 
 def _run(args):
+    _check_weights(Path(args.output) / BEST, [args.start])
     # Asked for here, since every process keeps its pool on its own GPU.
     device = Processes(choose_device(args.device)).device
     source, validation = _sources(args, device)
@@ -108,9 +111,14 @@ def _run(args):
 
 
 def _pack(args):
+    from common.audio import list_audio
     from common.packing import compact, pack
 
-    pool = pack([args.songs, *args.also_songs], [args.noises, *args.also_noises], args.output, args.jobs)
+    songs, noises = [args.songs, *args.also_songs], [args.noises, *args.also_noises]
+    outputs = [(Path(args.output) / SAMPLES, "the pool"), (Path(args.output) / INDEX, "its index")]
+    check_outputs(outputs + [(args.compact, "--compact")] * bool(args.compact),
+                  [path for folder in songs + noises for path in list_audio(folder)])
+    pool = pack(songs, noises, args.output, args.jobs, args.strict)
     if args.compact:
         compact(pool, args.compact, args.megabytes, args.jobs)
 
@@ -118,24 +126,33 @@ def _pack(args):
 def _unpack(args):
     from common.packing import unpack
 
+    check_outputs([(Path(args.output) / SAMPLES, "the pool")], [args.file])
     unpack(args.file, args.output)
 
 
 def _recipe(args):
     device = choose_device(args.device)
-    rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
-                      TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
-                      args.info, args.compile)
+    with locked(args.output):
+        rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
+                          TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
+                          args.info, args.compile)
     print(format_table(rows))
 
 
+def _check_weights(output, read):
+    """Refuse to write weights over those that they come from."""
+    check_outputs([(output, "the weights")], [find_weights(name) for name in read if name])
+
+
 def _average(args):
+    _check_weights(args.output, args.models)
     model, info = average(args.models)
     save_weights(model, args.output, info)
     log.info("%s: the mean of %d weights files", args.output, len(args.models))
 
 
 def _publish(args):
+    _check_weights(args.output, [args.model, args.prior])
     device = choose_device(args.device)
     model, info = load_weights(args.model, device)
     pool, mixture = Pool.load(args.data, device), MixtureSettings(**_given(args, MixtureSettings))
@@ -148,10 +165,14 @@ def _publish(args):
     else:
         model.confidence = None
         plain = kept = validate(model, validation)
-    info |= args.info | {"noise": mixture.noise, "validation_snr_improvement_db": kept}
+    info |= args.info | {"noise": mixture.noise, IMPROVEMENT: kept}
+    told = ""
+    if model.takes_print:
+        info[IMPROVEMENT_WITH_PRINT] = validate(model, validation, with_print=True)
+        told = f", {info[IMPROVEMENT_WITH_PRINT]:+.2f} dB with noise prints"
     save_weights(model, args.output, info, half=True)
-    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published; %s written, %.1f MB",
-             args.n_validation, plain, kept, args.output, Path(args.output).stat().st_size / 1e6)
+    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published%s; %s written, %.1f MB",
+             args.n_validation, plain, kept, told, args.output, Path(args.output).stat().st_size / 1e6)
 
 
 def _classify(args):
@@ -192,6 +213,7 @@ def _parser():
     add("--compact", metavar="FILE", help="also write the pool as a small file for another machine")
     add("--megabytes", type=float, default=50, help="size of that file")
     add("--jobs", type=int, default=-1, help="processes, -1 for all cores")
+    add("--strict", action="store_true", help="a file that cannot be used ends it")
     add, _ = command("unpack", _unpack, "a pool from its small file (needs soundfile)")
     add("file", help="what pack --compact wrote")
     add("-o", "--output", required=True, help="folder of the pool")

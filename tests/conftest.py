@@ -12,7 +12,7 @@ import torch
 from common.dcunet import FOLDED, DCUNet20
 from common.demo import make_corpus
 from common.manifest import read_manifest
-from common.model import Denoiser
+from common.model import PRECISION_VARIABLE, Denoiser
 from common.packing import pack
 from common.stft import STFT
 
@@ -76,6 +76,13 @@ def mini_model(plan=FOLDED):
 @pytest.fixture(scope="session")
 def model():
     return mini_model()
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request, monkeypatch):
+    """Whatever this machine computes fastest, other machines compute in the other precision."""
+    monkeypatch.setenv(PRECISION_VARIABLE, request.param)
+    return request.param
 
 
 @pytest.fixture

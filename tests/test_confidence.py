@@ -192,7 +192,7 @@ def test_caution_costs_improvement_and_spares_songs():
     assert chosen["improved_percent"] >= best["improved_percent"]
 
 
-def test_calibrating_leaves_the_model_with_its_confidence(harmful):
+def test_calibrating_leaves_the_model_with_its_confidence(harmful, precision):
     found = calibrate(harmful, Pairs(False), Pairs(True), 12, 6)
     assert found["improvement_db"] > found["plain_db"] + 5 and found["plain_improved_percent"] == 50
     assert {"shift": found["shift"], "improvement_db": found["improvement_db"]}.items() <= next(

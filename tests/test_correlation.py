@@ -167,3 +167,11 @@ def test_bad_calls(call, tmp_path, merged):
         assert message in done.stderr and "Traceback" not in done.stderr
     with pytest.raises(CallError, match="none match"):
         correlation.match(tmp_path / "other", input_dir)
+
+
+def test_namesakes_are_reported_and_not_dropped(tmp_path, rng):
+    for name in ("i/a.wav", "i/x/a.wav", "i/b.wav", "t/a.wav", "t/b.wav", "t/b.flac"):
+        write_audio(tmp_path / name, 0.1 * rng.standard_normal((1, 900)).astype(np.float32), 8000)
+    couples, alone = correlation.match(tmp_path / "i", tmp_path / "t")
+    assert [key for key, _, _ in couples] == ["a", "b"]
+    assert len(alone) == 2 and {path.name for path in alone} & {"a.wav", "b.wav", "b.flac"}

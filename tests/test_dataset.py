@@ -28,6 +28,14 @@ def test_missing_partners_and_swapped_folders_are_named(tmp_path):
         find_pairs(tmp_path / "t", tmp_path / "i")
 
 
+@pytest.mark.parametrize("name", ["i/INPUT-S1N1-(a)-(b).flac", "i/x/INPUT-S1N1-(c)-(b).wav"])
+def test_two_files_of_one_pair_are_told(tmp_path, name):
+    for path in ("i/INPUT-S1N1-(a)-(b).wav", "t/TARGET-S1N1-(a)-(b).wav", name):
+        write_audio(tmp_path / path, np.zeros((1, 10), np.float32), 8000)
+    with pytest.raises(CallError, match=r"one INPUT file of every pair, but .* are both of S1N1: remove one"):
+        find_pairs(tmp_path / "i", tmp_path / "t")
+
+
 def test_crops_of_a_pair_are_aligned(tmp_path, rng):
     """Input and target of every row come from the same place and channel."""
     song = rng.uniform(-0.5, 0.5, (2, 30000)).astype(np.float32)

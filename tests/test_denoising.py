@@ -1,16 +1,23 @@
 """The long-audio path against the signal properties."""
 
+import re
+
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
+from common import denoising
 from common import noise_stream as noise_module
 from common.audio import read_audio, write_audio
 from common.checkpoints import load_weights
-from common.denoising import denoise, denoise_file, measure_level
+from common.dcunet import DCUNet20
+from common.denoising import denoise, denoise_file, effective_strength, log_progress, measure_level
 from common.errors import CallError, UserError
 from common.inference import inference_form
+from common.model import Denoiser
 from common.noise_stream import chunk_noise, context_samples, noise_stream
+from common.stft import STFT
 
 GRID = 16 * 512
 CORE = 2 * GRID  # net chunk of the tests, in samples
@@ -145,7 +152,28 @@ def test_an_attenuation_limit_keeps_a_share_of_everything(either, rng):
     assert np.array_equal(denoise(either, audio, 44100, attenuation_limit_db=0), audio)
 
 
-@pytest.mark.parametrize("wrong", [{"strength": -0.1}, {"strength": 1.1}, {"attenuation_limit_db": -1}])
+class _Turning(DCUNet20):
+    """A mask of minus a third: what it keeps, it turns."""
+
+    def forward(self, planes):
+        mask = torch.zeros_like(planes[:, :2])
+        mask[:, 0] = -1 / 3
+        return mask
+
+
+def test_an_attenuation_limit_is_a_mix_and_no_bound(rng):
+    """At 20 log10(4) dB a quarter of the input and three quarters of the denoised sound, which may cancel."""
+    turning = Denoiser(_Turning(1), STFT())
+    audio = 0.1 * rng.standard_normal((1, 30000))
+    limit = 20 * np.log10(4)
+    mixed = denoise(turning, audio, 44100, attenuation_limit_db=limit)
+    np.testing.assert_allclose(mixed, audio / 4 + denoise(turning, audio, 44100) * 3 / 4, atol=1e-9)
+    assert _db(mixed, audio) < -80
+    assert effective_strength(0.5, limit) == 0.5 and effective_strength(1, np.inf) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"strength": -0.1}, {"strength": 1.1}, {"attenuation_limit_db": -1},
+                                   {"strength": np.nan}, {"attenuation_limit_db": np.nan}])
 def test_wrong_controls_are_refused(model, wrong):
     with pytest.raises(CallError, match="expected"):
         denoise(model, np.zeros((1, 10)), 44100, **wrong)
@@ -247,7 +275,50 @@ def test_the_stereo_image_survives(either, level_difference_db):
     assert np.corrcoef(out)[0, 1] == pytest.approx(np.corrcoef(clean)[0, 1], abs=0.02)
 
 
-def test_input_and_output_must_differ(model, tmp_path):
-    write_audio(tmp_path / "a.wav", np.ones((1, 10), np.float32), 44100)
-    with pytest.raises(CallError, match="other than the input"):
-        denoise_file(model, tmp_path / "a.wav", tmp_path / "a.wav")
+@pytest.mark.parametrize("output, residual", [("a.wav", None), ("A.WAV", None), ("b.wav", "a.wav"), ("b.wav", "b.wav"),
+                                              ("b.wav", "B.wav")])
+def test_no_file_is_written_over_another(model, tmp_path, monkeypatch, output, residual):
+    monkeypatch.chdir(tmp_path)
+    write_audio("a.wav", np.ones((1, 10), np.float32), 44100)
+    with pytest.raises(CallError, match=r"other than the input|would both become"):
+        denoise_file(model, "a.wav", output, residual_path=residual)
+
+
+@pytest.fixture
+def progress(tmp_path, monkeypatch, caplog):
+    """Report (time, seconds of audio done) to log_progress of a file of 88 s, or of an empty one; what is logged."""
+    caplog.set_level("INFO")
+
+    def _progress(calls, seconds=88):
+        write_audio(tmp_path / "a.wav", np.zeros((1, 1000 * seconds), np.float32), 1000)
+        clock = [0.0]
+        monkeypatch.setattr(denoising.time, "monotonic", lambda: clock[0])
+        report = log_progress(tmp_path / "a.wav")
+        for clock[0], done in calls:
+            report(done)
+        return [record.getMessage() for record in caplog.records]
+    return _progress
+
+
+def test_time_left_is_told_from_the_speed_since_the_start(progress):
+    """14 s to load and to measure, then 4 s of audio a second: what took its time once is not expected again."""
+    calls = [(14 + t, 2 + 4 * t) for t in range(22)]
+    assert progress(calls) == ["2 of 88 s of audio done", "46 of 88 s of audio done, about 10 s left"]
+
+
+def test_a_burst_of_blocks_is_not_taken_for_the_speed(progress):
+    """35 s of audio every 20 s, in blocks."""
+    calls = [(20 * n + 0.01 * k, 35 * (n - 1) + 3.5 * k) for n in (1, 2, 3) for k in range(1, 11)]
+    said = progress(calls, 105)
+    assert said[0] == "4 of 105 s of audio done" and len(said) == 3
+    left = [float(re.search(r"about (\d+) s left", line)[1]) for line in said[1:]]
+    assert left == pytest.approx([40 - 2, 20 - 2], abs=2)
+
+
+@pytest.mark.parametrize("calls, seconds, said", [
+    ([(1, 1), (9, 20)], 88, []), ([(11, 50), (22, 90)], 88, ["50 of 88 s of audio done", "90 s of audio done"]),
+    ([(11, 50), (22, 90)], 0, ["50 s of audio done", "90 s of audio done"]),
+    ([(11, 5), (22, 5)], 88, ["5 of 88 s of audio done"] * 2),
+    ([(11, 2), (22, 88)], 88, ["2 of 88 s of audio done", "88 of 88 s of audio done, about 0 s left"])])
+def test_progress_says_no_more_than_it_knows(progress, calls, seconds, said):
+    assert progress(calls, seconds) == said

@@ -193,7 +193,8 @@ def test_sub_folders_are_conditions(merged, tmp_path):
 def test_segments_cover_the_song_once_without_silence(tmp_path, rng):
     clean = 0.1 * rng.standard_normal((1, 4 * evaluation.SEGMENT_SAMPLES)).astype(np.float32)
     clean[:, evaluation.SEGMENT_SAMPLES : 2 * evaluation.SEGMENT_SAMPLES] = 0
-    write_audio(tmp_path / "i/INPUT-S1N1-(a)-(b).wav", clean, 44100)
+    noise = 0.01 * rng.standard_normal(clean.shape).astype(np.float32)
+    write_audio(tmp_path / "i/INPUT-S1N1-(a)-(b).wav", clean + noise, 44100)
     write_audio(tmp_path / "t/TARGET-S1N1-(CLEAN)-(b).wav", clean, 44100)
     found = find_pairs(tmp_path / "i", tmp_path / "t")
     starts = [round(s.start_seconds * 44100 / evaluation.SEGMENT_SAMPLES) for s in segments(found, 44100)]

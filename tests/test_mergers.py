@@ -175,7 +175,7 @@ def test_dataset_json_holds_the_command_that_makes_the_set_again(merged, call, t
     input_dir, target_dir, _ = merged("merger_class.py", "train", 2, 2, "--class-num", "0", "--snr-db", "7", "8",
                                       "--folds", "1,2,3")
     description = read_dataset(input_dir)
-    assert set(description) == {"command", "settings", "sources", "versions", "skipped_songs"}
+    assert set(description) == {"command", "settings", "sources", "versions", "skipped_songs", "skipped_noises"}
     call(*shlex.split(description["command"]), "--input-dir", tmp_path / "input", "--target-dir", tmp_path / "target")
     assert _bytes(tmp_path / "input", tmp_path / "target") == _bytes(input_dir, target_dir)
     spaced = MergeSettings("merger", "train", "/my songs", "/n", 1, 1, 0).command()

@@ -45,6 +45,34 @@ def test_a_recording_lies_in_one_fold_only(folder):
     assert len(set(recordings)) == len(recordings)
 
 
+NAMESAKES = {
+    "in two folds": ["fold1/rain.wav", "fold2/rain.wav"], "in three": ["fold1/a.wav", "fold9/a.wav", "fold10/a.wav"],
+    "in sub-folders": ["fold1/x/rain.wav", "fold1/y/rain.wav", "fold2/x/rain.wav"],
+    "of two formats": ["fold1/rain.wav", "fold1/rain.flac"], "numbers": ["fold1/1.wav", "fold2/1.wav"],
+    "like a recording": ["fold1/7.wav", "fold10/7-2-0-1.wav"],
+    "nearly UrbanSound8K": ["fold1/7-2-0.wav", "fold2/7-2-0.wav"],
+}
+
+
+@pytest.mark.parametrize("names", NAMESAKES.values(), ids=NAMESAKES)
+def test_namesakes_are_recordings_of_their_own(tmp_path, names, caplog):
+    caplog.set_level("INFO")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    clips = [clip for group in scan_folds(tmp_path).values() for clip in group]
+    assert sorted(clip.path.relative_to(tmp_path).as_posix() for clip in clips) == sorted(names)
+    assert len({clip.recording for clip in clips}) == len(names) and not caplog.text
+
+
+def test_what_is_left_out_is_said_once(folder, caplog):
+    caplog.set_level("INFO")
+    for _ in range(2):
+        assert sum(map(len, scan_folds(folder).values())) == 9
+    assert caplog.text.count("1 of 10 noises left out, whose recordings lie in higher folds too, as fold1") == 1
+    assert "7-2-0-1.wav in fold10" in caplog.text
+
+
 def test_splits_take_their_folds_and_share_no_recording(folder):
     train, validation, test = (clips_for_split(folder, *a) for a in
                                (("train", [1, 2]), ("validation",), ("test",)))

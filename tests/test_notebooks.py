@@ -1,5 +1,6 @@
 """Every notebook under papermill on small inputs, against the numbers that it recorded."""
 
+import ast
 import csv
 import json
 
@@ -11,7 +12,7 @@ import soundfile as sf
 from common.audio import read_audio, write_audio
 from common.checkpoints import save_weights
 from common.dataset import check_disjoint, heard, pairs_in
-from common.notebooks import read_records
+from common.notebooks import read_records, unquoted
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted([ROOT / "NoiseRemover.ipynb", *(ROOT / "notebooks").glob("*.ipynb")])
@@ -132,6 +133,22 @@ def test_denoise_an_entire_song(merged, model, tmp_path, strength):
     assert np.array_equal(noisy, out) == (strength == 0)
     assert (records["removed_db"] is None) == (strength == 0)  # nothing removed: minus infinity
     assert target.with_suffix(".png").stat().st_size > 10000
+
+
+@pytest.mark.notebooks
+def test_a_noise_print_is_taken_and_recorded(model, tmp_path, rng):
+    write_audio(tmp_path / "song.wav", 0.1 * rng.standard_normal((1, 88200)), 44100)
+    save_weights(model, tmp_path / "m.pth", {})
+    records, _ = _run("notebooks/denoising_entire_song.ipynb", tmp_path, MODEL_PATH=tmp_path / "m.pth", LISTEN=False,
+                      INPUT_AUDIO_PATH=tmp_path / "song.wav", OUTPUT_AUDIO_PATH=tmp_path / "out.wav",
+                      NOISE_PRINT=[(0, 0.5), (1, 1.5)])
+    assert records["noise_print"] == [[0, 0.5], [1, 1.5]]
+
+
+@pytest.mark.parametrize("parameter", [(0.0, 2.5), [(0, 1), (2, 3)], [0.0, 2.5], [[0, 1]], None, "auto", "(1) a.wav"])
+def test_papermills_text_of_a_tuple_is_read(parameter):
+    handed_on = papermill.translators.PythonTranslator.translate(parameter)
+    assert unquoted(ast.literal_eval(handed_on)) == parameter
 
 
 @pytest.mark.notebooks

@@ -1,7 +1,9 @@
 """Two processes on one machine train what one process trains."""
 
 import csv
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -78,6 +80,115 @@ def test_a_worker_that_dies_ends_the_run_which_then_resumes(pool_folder, tmp_pat
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "resuming" in errors
     assert [row["steps"] for row in history(tmp_path / "w")] == ["15", "30"]
+
+
+TWO = """import itertools, json, os, sys, time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import training
+from common.errors import UserError
+from common.locks import locked
+from common.seeds import stream
+from common.training import TrainSettings, train
+
+torch.set_num_threads(1)
+first, base, found = os.environ["RANK"] == "0", Path(sys.argv[1]), {}
+SETTINGS = TrainSettings(width=1, epochs=2, steps_per_epoch=4, batch_size=4, warmup_steps=2, crop_frames=32)
+
+
+class Killed(BaseException):
+    pass
+
+
+class Source:
+    clean_target, spoilt, kill_at, data = False, None, None, 1
+
+    def batch(self, seed, step, rows, n):
+        if step == self.kill_at:
+            raise Killed
+        song, a, b = (torch.stack([torch.from_numpy(stream(seed, part, step, row).standard_normal(n)).float()
+                                   for row in rows]) for part in ("song", "a", "b"))
+        if self.spoilt == step and 3 in rows:
+            b[-1] += torch.nan
+        return song + a, song + b
+
+    def names(self, seed, step, rows, n):
+        return [f"row {row}" for row in rows]
+
+    def prints(self, seed, step, rows, n):
+        return None
+
+    def settings(self):
+        return {"data": self.data}
+
+
+class Validation:
+    has_prints = False
+
+    def gains(self, model, part):
+        return list(map(float, range(10)))[part]
+
+
+def run(name, checkpoint_seconds=60, **changes):
+    # The second process is on another machine, whose folders are its own.
+    folder, source = base / ("here" if first else "there") / name, Source()
+    for key, value in changes.items():
+        setattr(source, key, value)
+    try:
+        history = train(SETTINGS, source, Validation(), folder, "cpu", checkpoint_seconds=checkpoint_seconds)
+        found[name] = [row["train_loss"] for row in history]
+    except (UserError, SystemExit, Killed) as error:
+        found[name] = f"{type(error).__name__}: {error}"
+    return folder
+
+
+run("whole")
+folder = run("killed", checkpoint_seconds=0, kill_at=3)
+run("killed")
+run("spoilt", spoilt=1)
+if first:
+    (base / "here/damaged").mkdir()
+    (base / "here/damaged/last.ckpt").write_bytes(b"PK")
+run("damaged")
+if first:
+    with locked(base / "here/busy"):
+        run("busy")
+else:
+    run("busy")
+looks, real, clock, ticking = [], training._look, time.monotonic, itertools.count()
+training._look = lambda run, *args: looks.append(run.step) or real(run, *args)
+training.time.monotonic = lambda: clock() + (0 if first else 1000 * next(ticking))  # clocks that do not agree at all
+run("looks")
+found["looked"] = looks
+found["files"] = sorted(str(p.relative_to(base)) for p in base.rglob("*.*") if p.is_file())
+print("FOUND", json.dumps(found))
+"""
+
+
+def test_the_first_process_decides_for_both(tmp_path):
+    """On another machine there is no last.ckpt, and another clock: what happens is what the first process says."""
+    (tmp_path / "two.py").write_text(TWO)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen([sys.executable, tmp_path / "two.py", tmp_path], stdout=subprocess.PIPE, text=True,
+                             stderr=subprocess.PIPE, env=env | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    out = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], out
+    here, there = (json.loads(text.split("FOUND ", 1)[1]) for text, _ in out)
+    assert np.allclose(here["whole"], [here["killed"], here["looks"]], rtol=1e-12) and len(here["whole"]) == 2
+    states = [load_weights(tmp_path / "here" / name / "epoch_002.pth")[0].state_dict() for name in ("whole", "killed")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert here["spoilt"].startswith("UserError: expected a finite loss, got another at step 1 with row 2, row 3:")
+    assert "it is damaged or something else" in here["damaged"] and "another run is writing there" in here["busy"]
+    assert [there[name] for name in ("spoilt", "damaged", "busy")] == [f"SystemExit: {n}" for n in (1, 1, 2)]
+    assert here["looked"] == there["looked"]
+    assert not any(name.startswith("there") for name in here["files"])
 
 
 def test_rows_are_shared_out(monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from common.audio import write_audio
 from common.errors import CallError, UserError
+from common.locks import locked
 from common.packing import compact, pack, unpack
 from common.pool import FULL_SCALE, INDEX, SAMPLES, SONG, Pool
 
@@ -33,6 +35,40 @@ def test_a_pool_holds_the_splits_and_labels(packed):
     songs = {split: {c.name for c in pool.select(split, songs=True)} for split in ("train", "validation")}
     assert not songs["train"] & songs["validation"]
     assert pool.hours("train", True) * 3600 == pytest.approx(8 * 5, rel=0.02)
+
+
+def test_one_bad_file_ends_nothing_and_is_listed(corpus, tmp_path):
+    """Namesakes are kept, as recordings of their own; `strict` makes a bad file an error."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        for label in ("rain", "wind"):
+            write_audio(tmp_path / "n" / split / label / "1.wav", rng.uniform(-0.1, 0.1, (1, 2000)), 44100)
+    bad = {"x.wav": b"", "y.mp3": b"ID3" + "Bj\xf6rk".encode("latin-1") * 40, os.fsdecode(b"caf\xe9.wav"): b"RIFF"}
+    for name, content in bad.items():
+        (tmp_path / "n" / "train" / "rain" / name).write_bytes(content)
+    pool = pack([corpus[0]], [tmp_path / "n"], tmp_path / "pool", jobs=1)
+    noises = pool.select("train", songs=False)
+    assert {clip.label: clip.name for clip in noises} == {"rain": "1.wav", "wind": "1.wav"}
+    assert len({clip.recording for clip in noises}) == 2
+    skipped = json.loads((tmp_path / "pool" / INDEX).read_text())["skipped"]
+    assert len(skipped) == 3 and all(any(name in sentence for sentence in skipped) for name in bad)
+    with pytest.raises(UserError, match="expected"):
+        pack([corpus[0]], [tmp_path / "n"], tmp_path / "strict", jobs=1, strict=True)
+
+
+def test_two_at_once_into_one_folder(corpus, tmp_path):
+    with locked(tmp_path / "pool"), pytest.raises(CallError, match="another run is writing there"):
+        pack(*([folder] for folder in corpus), tmp_path / "pool")
+    pack(*([folder] for folder in corpus), tmp_path / "pool", jobs=1)
+    assert {path.name for path in (tmp_path / "pool").iterdir()} == {INDEX, SAMPLES}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": "song-denoiser-pool-1"}', b"\xff\xfe{",
+                                     b'{"format": "song-denoiser-pool-1", "clips": [{"name": 1}]}'])
+def test_a_damaged_index_is_one_sentence(tmp_path, content):
+    (tmp_path / INDEX).write_bytes(content)
+    with pytest.raises(UserError, match="pack it again"):
+        Pool.load(tmp_path)
 
 
 def test_clips_keep_their_levels_and_bits(packed):

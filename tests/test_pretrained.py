@@ -1,11 +1,15 @@
 """The weights files that are shipped: what they say of themselves, and that they denoise."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 from common import synth
+from common.audio import read_audio, resample, write_audio
 from common.auto import LABELS, choose, listen, load_classifier
+from common.batch import main as denoising_command
 from common.calibration import AFFORDED_DB
 from common.checkpoints import PRETRAINED, load_weights
 from common.confidence import WINDOW_SAMPLES
@@ -14,6 +18,7 @@ from common.inference import inference_form
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.metrics import snr
 
+RATES = 44100, 48000
 FILES = sorted(PRETRAINED.glob("*.pth"))
 CARD = (PRETRAINED / "README.md").read_text(encoding="utf-8")
 
@@ -46,6 +51,58 @@ def test_a_file_denoises_a_song_of_another_kind_than_it_was_trained_on(path):
     assert snr(song, noisy) == pytest.approx(5, abs=0.01)
     # A synthetic noise of a class is another one than those that its weights know.
     assert snr(song, denoised) > (12 if path.stem in (WHITE, MIXED) else 5)
+
+
+@pytest.fixture(scope="module")
+def noisy_files(tmp_path_factory):
+    """A short noisy song at either rate."""
+    folder, song = tmp_path_factory.mktemp("noisy"), sum(synth.song(7, 2).values())
+    noisy = song + 0.02 * np.random.default_rng(0).standard_normal(song.shape)
+    for rate in RATES:
+        write_audio(folder / f"{rate}.wav", resample(noisy, synth.SAMPLE_RATE, rate).astype(np.float32), rate)
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_command_takes_a_file_in_either_precision(path, precision, noisy_files, tmp_path):
+    """Whatever this machine computes fastest: others compute in the other precision."""
+    for rate in RATES:
+        source, target = noisy_files / f"{rate}.wav", tmp_path / f"{rate}.wav"
+        denoising_command([str(source), "-o", str(target), "--model", path.stem, "--precision", precision])
+        (noisy, _), (denoised, rate_out) = read_audio(source), read_audio(target)
+        assert rate_out == rate and denoised.shape == noisy.shape and not np.array_equal(denoised, noisy)
+        assert np.abs(denoised).max() < 2 * np.abs(noisy).max()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_beginning_and_end_are_denoised_like_the_rest(precision):
+    """A file that begins or ends somewhere in a song, whatever its length, gains there what the whole song gains."""
+    model, edge = inference_form(load_weights(WHITE)[0], "cpu", precision), 8820
+    song = sum(synth.song(7, 6).values())[:1]
+    noise = np.random.default_rng(0).standard_normal(song.shape) * np.sqrt(np.square(song).mean()) * 10 ** (-8 / 20)
+    noisy = (song + noise).astype(np.float32)
+    whole = denoise(model, noisy, synth.SAMPLE_RATE)
+
+    def gain(denoised, place):
+        return snr(song[:, place], denoised) - snr(song[:, place], noisy[:, place])
+    for k in range(10):
+        first, end = 40_000 + 1777 * k, 150_000 + 2801 * k
+        denoised = denoise(model, noisy[:, first:end], synth.SAMPLE_RATE)
+        for place in (slice(first, first + edge), slice(end - edge, end)):
+            here = denoised[:, place.start - first : place.stop - first]
+            assert gain(here, place) == pytest.approx(gain(whole[:, place], place), abs=1)
+
+
+def test_threads_share_a_network():
+    """What a stream has heard belongs to the stream."""
+    form = inference_form(load_weights("class3")[0], "cpu", "float32")
+    songs = [0.1 * np.random.default_rng(k).standard_normal((1 + k % 2, 60_000)).astype(np.float32) for k in range(4)]
+    alone = [denoise(form, song, synth.SAMPLE_RATE) for song in songs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda song: denoise(form, song, synth.SAMPLE_RATE), songs * 2))
+    for expected, got in zip(alone * 2, together, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

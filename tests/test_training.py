@@ -1,16 +1,19 @@
 import csv
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common import training
-from common.checkpoints import load_weights
+from common import run_state, training
+from common.checkpoints import load_safely, load_weights, save_atomically
 from common.dataset import PairSource, find_pairs
 from common.errors import CallError, UserError
 from common.evaluation import PairValidation
+from common.locks import locked
 from common.mixtures import MixtureSettings, pool_sources
+from common.model import computes_bfloat16_fast
 from common.training import TrainSettings, train
 
 MINI = {"width": 1, "epochs": 2, "steps_per_epoch": 3, "batch_size": 2, "warmup_steps": 2}
@@ -102,6 +105,77 @@ def test_other_settings_are_refused_and_listed(finished, data):
         train(TrainSettings(**MINI), other, validation, finished[0])
 
 
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2], "the end lost": lambda data: data[:-30], "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)), "a block of zeros": lambda d: d[:3000] + bytes(4096) + d[7096:],
+    "one bit": lambda d: d[: len(d) // 2] + bytes([d[len(d) // 2] ^ 1]) + d[len(d) // 2 + 1 :],
+    "text": lambda data: b"version https://git-lfs.github.com/spec/v1\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_told(finished, data, tmp_path, damage):
+    """And what is left of the run: nothing is begun anew in silence, nothing is lost."""
+    shutil.copytree(finished[0], tmp_path / "w")
+    path = tmp_path / "w" / "last.ckpt"
+    path.write_bytes(damage(path.read_bytes()))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "w").iterdir()}
+    with pytest.raises(UserError, match=r"expected the whole state of a run in .*last\.ckpt, but it is damaged or "
+                       r"something else: put a copy .* or train on from .*epoch_002\.pth with --start, into another"):
+        train(TrainSettings(**MINI), *data, tmp_path / "w")
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "w").iterdir()}
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state.pop("model"), lambda state: state.pop("settings"), lambda state: state["average"].popitem(),
+    lambda state: state.update(optimizer={}), lambda state: state.update(settings=3),
+    lambda state: state.update(epoch_start=None)])
+def test_something_else_in_place_of_a_checkpoint_is_told(finished, data, tmp_path, change):
+    state = load_safely(finished[0] / "last.ckpt")
+    change(state)
+    save_atomically(state, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"damaged or something else: put a copy .* or remove it to begin anew"):
+        train(TrainSettings(**MINI), *data, tmp_path)
+
+
+def test_two_runs_into_one_folder(finished, data, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "w")
+    with locked(tmp_path / "w"), pytest.raises(CallError, match="another run is writing there"):
+        train(TrainSettings(**MINI), *data, tmp_path / "w")
+    train(TrainSettings(**MINI), *data, tmp_path / "w")
+    assert not (tmp_path / "w" / ".lock").exists()
+
+
+def test_checkpoints_are_as_often_as_they_should(monkeypatch):
+    """Looks are few, and none is later than the pace allows."""
+    clock = [0.0]
+    monkeypatch.setattr(run_state.time, "monotonic", lambda: clock[0])
+    looks, n_looks, saved = run_state.Looks(60, 0), 0, []
+    for step in range(1, 4000):
+        clock[0] += 5 if step == 1 else 0.1  # the first step takes longer
+        if step >= looks.next:
+            save, wait = looks.decide(step)
+            looks.next, n_looks = step + wait, n_looks + 1
+            if save:
+                looks.saved = clock[0]
+                saved.append(clock[0])
+    assert np.allclose(np.diff([0, *saved]), 60, atol=1) and len(saved) == 6 and n_looks < 120
+
+
+def test_emulated_bfloat16_is_not_fast(monkeypatch):
+    """PyTorch says yes to it on cards that emulate it."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not computes_bfloat16_fast("cuda")
+
+
+def test_no_two_draws_of_a_run_share_a_stream(data, tmp_path, monkeypatch):
+    """Two rows and the level, in each of three steps."""
+    used, real = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: used.append(seed) or real(seed))
+    train(TrainSettings(**(MINI | {"epochs": 1})), *data, tmp_path)
+    assert len({real(seed).random() for seed in used}) == len(used) == 3 * 3
+
+
 def test_foreign_weights_are_not_overwritten(data, tmp_path):
     (tmp_path / "epoch_001.pth").write_bytes(b"precious")
     with pytest.raises(CallError, match="another folder"):
@@ -130,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_files(data, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"loss": "l1"}, {"schedule": "cubic"}, {"epochs": 0}, {"batch_size": 1},
-                                   {"minutes": 0.0}])
+                                   {"minutes": 0.0}, {"seed": -1}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(CallError, match="expected"):
         TrainSettings(**wrong)
@@ -159,7 +233,7 @@ def test_a_branch_goes_on_where_a_run_stands_with_a_falling_rate(data, tmp_path)
     assert train(settings, *data, tmp_path / "branch", branch=tmp_path / "constant") == history
 
 
-def test_prints_are_heard_in_training_and_validated(pool_folder, tmp_path):
+def test_prints_are_heard_in_training_and_validated(pool_folder, tmp_path, precision):
     sources = pool_sources(pool_folder, MixtureSettings(), 4)
     mini = MINI | {"epochs": 1}
     row, = train(TrainSettings(**mini), *sources, tmp_path / "folded")

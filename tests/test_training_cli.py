@@ -46,6 +46,8 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     published, info = load_weights(tmp_path / "p.pth")
     assert careful > plain + 1 and info.pop("validation_snr_improvement_db") == pytest.approx(careful, abs=0.005)
     assert info.pop("confidence")["plain_db"] == pytest.approx(plain, abs=0.005)
+    heard = float(re.search(r"published, (\S+) dB with noise prints", done.stderr)[1])
+    assert info.pop("validation_with_print_db") == pytest.approx(heard, abs=0.005) and heard != plain
     assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC"}
     assert published.confidence.weight.shape == (50,) and published.confidence.weight.abs().max() > 0
     assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()

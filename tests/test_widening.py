@@ -7,7 +7,7 @@ from common.errors import UserError
 from common.model import Denoiser
 from common.parallel import Processes
 from common.stft import STFT
-from common.training import Run, TrainSettings
+from common.training import TrainSettings, _begin
 from common.widening import widen
 
 
@@ -66,9 +66,13 @@ def test_deeper_factors_widen_too(narrow):
         assert torch.allclose(widen(narrow, 2, factors).eval()(planes), narrow(planes), atol=1e-5)
 
 
+def begin(settings, folder, start):
+    return _begin(folder / "run", settings, {}, Processes(), start, None)
+
+
 def test_a_run_begins_with_narrower_weights(narrow, tmp_path):
     save_weights(Denoiser(narrow, STFT()), tmp_path / "narrow.pth", {})
-    run = Run(TrainSettings(narrow.plan_name, 3), Processes(), tmp_path / "narrow.pth")
+    run = begin(TrainSettings(narrow.plan_name, 3), tmp_path, tmp_path / "narrow.pth")
     waveform = torch.randn(1, 20000)
     with torch.inference_mode():
         expected = Denoiser(narrow, STFT()).eval()(waveform)
@@ -81,4 +85,4 @@ def test_a_run_begins_with_weights_of_its_own_form(narrow, tmp_path):
     other = next(plan for plan in PLANS if plan != narrow.plan_name)
     for settings, what in ((TrainSettings(other, 3), "plan"), (TrainSettings(narrow.plan_name, 3), "STFT")):
         with pytest.raises(UserError, match=f"expected weights of {what}"):
-            Run(settings, Processes(), tmp_path / "w.pth")
+            begin(settings, tmp_path, tmp_path / "w.pth")
