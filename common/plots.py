@@ -62,9 +62,7 @@ def snr_distributions(rows: pd.DataFrame, method: str = DENOISED) -> Figure:
     rows: of `evaluate`; method: the one to show.
     """
     after = rows[(rows.method == method) & np.isfinite(rows.snr_improvement_db)]
-    before = rows[rows.method == DO_NOTHING].set_index("segment").loc[after.segment]  # a method may lack segments
-    scored = np.isfinite(before.snr_db.to_numpy())
-    before, after = before[scored], after[scored]
+    before = after.assign(snr_db=after.snr_db - after.snr_improvement_db)  # a method may lack segments
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([before.snr_db, after.snr_db]), bins=25)
     for part, name in ((before, "noisy"), (after, "denoised")):
