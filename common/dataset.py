@@ -134,8 +134,8 @@ class PairSource:
 
     def settings(self) -> dict:
         """What decides the batches besides seed and step."""
-        names = "\n".join(sorted(pair.input.name for pair in self.pairs))
-        return {"pairs": len(self.pairs), "names_sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()}
+        names = "\n".join(sorted(pair.input.name for pair in self.pairs)).encode(errors="surrogateescape")
+        return {"pairs": len(self.pairs), "names_sha256": hashlib.sha256(names).hexdigest()}
 
     def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of these rows, each (len(rows), n_samples) float32 at SAMPLE_RATE."""
