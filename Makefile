@@ -22,7 +22,7 @@ demo: $(READY)
 	@$(VENV)/bin/python -m common.demo_run --out "$(OUT)" $(if $(SONGS),--songs "$(SONGS)") $(if $(NOISES),--noises "$(NOISES)") $(if $(QUICK),--quick)
 
 test: $(READY)
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

@@ -18,6 +18,9 @@ from common.stft import STFT
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["MPLBACKEND"] = "Agg"
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; what the tests start shares them too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 def measured_snr_db(song, noise):
