@@ -72,7 +72,7 @@ def test_white_noise_is_white_and_decided_by_its_seed(monkeypatch, max_bytes):
     np.testing.assert_allclose(joined(noise, 0.25), a / 4, atol=1e-6)
     assert np.abs(a.mean(axis=1)).max() < 1e-6 and a.std() == pytest.approx(1, rel=0.02)
     assert noise.power == pytest.approx(np.square(a, dtype=float).mean(), rel=1e-6)
-    assert np.abs(a).max() <= noise.peak < np.abs(a).max() + 0.1
+    assert np.abs(a).max() - 1e-6 <= noise.peak < np.abs(a).max() + 0.1  # to the rounding of float32
     assert abs(np.corrcoef(a[0], a[1])[0, 1]) < 0.02 and abs(np.corrcoef(a[0], b[0])[0, 1]) < 0.02
     spectrum = np.abs(np.fft.rfft(a[0])) ** 2
     assert spectrum[:12500].mean() == pytest.approx(spectrum[12500:].mean(), rel=0.05)
