@@ -48,10 +48,10 @@ class Size:
     n_held_out_segments: int
 
 
-FULL = Size((24, 12), (4, 2), (12, 6), width=6, epochs=4, steps_per_epoch=50, n_train_segments=360,
+FULL = Size((24, 12), (4, 2), (12, 6), width=8, epochs=4, steps_per_epoch=60, n_train_segments=360,
             n_held_out_segments=48)
 # Shows that every step runs and that something is learnt, no more.
-QUICK = Size((12, 4), (4, 2), (6, 4), width=6, epochs=3, steps_per_epoch=40, n_train_segments=40,
+QUICK = Size((12, 4), (4, 2), (6, 4), width=8, epochs=3, steps_per_epoch=70, n_train_segments=40,
              n_held_out_segments=24)
 
 
