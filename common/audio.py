@@ -26,15 +26,12 @@ from common.tags import Tags, write_tags
 log = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff", ".mp4", ".m4a", ".mp3", ".aac", ".opus")
-
 OUTPUT_SUFFIXES = tuple(FORMATS)
 CLIP_POLICIES = ("rescale", "limit", "none")
 WRITE_ERRORS = (sf.LibsndfileError, av.FFmpegError, OSError)
 # libsndfile's Vorbis encoder overflows its stack on very long blocks.
 WRITE_BLOCK = 1 << 16
-
-
-# Files that were warned of, with their times.
+# Files, with their times of change, for which a warning was given already.
 _WARNED = set()
 
 

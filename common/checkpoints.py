@@ -1,6 +1,7 @@
 """Weights files: each rebuilds its own network and STFT, and loading one executes nothing."""
 
 import os
+import pickle
 import subprocess
 import zipfile
 from pathlib import Path
@@ -9,11 +10,13 @@ import torch
 
 from common.confidence import Confidence
 from common.dcunet import LITERATURE, DCUNet20
-from common.errors import CallError, UserError
+from common.errors import PARSER_ERRORS, CallError, UserError
 from common.labels import weights_name
 from common.model import Denoiser
 from common.stft import STFT
 
+# What zipfile, pickle and PyTorch raise on damaged files.
+DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, *PARSER_ERRORS)
 FORMAT = "song-denoiser-1"
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained_weights"
 
@@ -40,9 +43,9 @@ def load_safely(path: str | Path) -> dict:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
+    except (PermissionError, MemoryError):
         raise
-    except Exception as error:  # damaged files have many ways to fail
+    except DAMAGE as error:
         raise UserError(f"expected a weights file of this project, but {path} cannot be loaded "
                         f"({type(error).__name__}): train again or choose another file") from error
     if not isinstance(content, dict):

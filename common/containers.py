@@ -1,4 +1,4 @@
-"""Where the sound of a file lies, where that is not plain: chained Ogg files, headers with wrong sizes."""
+"""Where the sound lies in files that FFmpeg alone would misread: chained Ogg files, headers with wrong sizes."""
 
 import io
 import mmap
@@ -13,10 +13,10 @@ from typing import NamedTuple
 OGG_SUFFIXES = (".ogg", ".oga", ".opus")
 # For WAV: FFmpeg would search 5 MB for other codecs, and decode pieces of 1024 samples.
 WAV_OPTIONS = {"probesize": "65536", "max_size": "131072"}
-# Of Ogg pages: flags, granule position and serial number, which follow the magic word and a zero.
+# Flags, granule position and serial number of an Ogg page; they follow its magic word and a zero.
 _PAGE = struct.Struct("<Bqi")
 _FIRST_PAGE, _LAST_PAGE = 2, 4
-# What people and players append to files, and what is no sound.
+# What follows the sound in some files without being sound.
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
@@ -170,6 +170,7 @@ class _Patched(io.FileIO):
         self._patches = patches
 
     def read(self, size=-1):
+        """As of a file, with the patched bytes in place."""
         begin = self.tell()
         data = bytearray(super().read(size))
         for at, value in self._patches.items():

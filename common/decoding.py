@@ -12,34 +12,32 @@ import av
 import numpy as np
 
 from common.containers import Part
+from common.errors import PARSER_ERRORS
+from common.layouts import CHANNEL_ORDER
 
-# What PyAV and FFmpeg raise on damaged or foreign data. Caught around their calls alone, never around ours.
-DECODER_ERRORS = (av.FFmpegError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError,
-                  RuntimeError, TypeError, ValueError)
-# NumPy's type of FFmpeg's sample formats, and what makes their full scale 1.
+DECODER_ERRORS = (av.FFmpegError, *PARSER_ERRORS)
+# For each of FFmpeg's sample formats NumPy's type, and the factor that makes its full scale 1.
 SAMPLE_FORMATS = {"u8": (np.uint8, 2.0**-7), "s16": (np.int16, 2.0**-15), "s32": (np.int32, 2.0**-31),
                   "s64": (np.int64, 2.0**-63), "flt": (np.float32, 1.0), "dbl": (np.float64, 1.0)}
-# Of the sample formats, the least of the writer's that hold them; 32-bit words are 24-bit samples unless shown else.
+# For each of FFmpeg's sample formats the smallest subtype that holds it. Words of 32 bits mostly hold samples of 24
+# bits; DEPTHS tells where they do not.
 SUBTYPES = {"u8": "PCM_16", "s16": "PCM_16", "s32": "PCM_24", "s64": "DOUBLE", "flt": "FLOAT", "dbl": "DOUBLE"}
-# Where a lossless codec tells the bits of a sample: in its header or in its first packet.
+# For each lossless codec, how its header or its first packet gives the bits of a sample.
 DEPTHS = {"flac": lambda header, _: ((header[12] & 1) << 4 | header[13] >> 4) + 1, "alac": lambda header, _: header[17],
           "wavpack": lambda _, packet: 8 * (packet[24] & 3) + 8, "pcm_s32le": lambda *_: 32, "pcm_s32be": lambda *_: 32}
-# FFmpeg's names of the channels in the order of WAV files.
-CHANNEL_ORDER = ("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL",
-                 "TBC", "TBR")
-# Containers in which channels may lie in an order of their own.
+# Containers that may store channels in an order of their own.
 FREE_ORDER = ("aiff", "caf", "mov,mp4,m4a,3gp,3g2,mj2")
-# A decoder's flag, by which it leaves it to us what to cut off.
+# FFmpeg's flag AV_CODEC_FLAG2_SKIP_MANUAL: the decoder does not cut off the samples before the beginning, we do.
 SKIP_MANUAL = 1 << 29
-# Containers of which FFmpeg drops damaged pages or frames without a word.
+# Containers whose damaged pages or frames FFmpeg drops without an error.
 SILENT_FORMATS = ("ogg", "flac")
-# More than what Opus files count before their beginning.
+# A longer gap between two frames means that something was lost. Opus files begin with a shorter one.
 GAP_SECONDS = 0.02
-# PyAV reads beyond its pointers when it lists more planes than these.
+# PyAV reads outside its memory when a planar frame has more planes.
 MAX_PLANES = 8
-# Of samples; what claims another rate is damaged.
+# A sample rate outside this range, in Hz, means that the file is damaged.
 MIN_RATE, MAX_RATE = 100, 10_000_000
-# FFmpeg keeps the power of a sound that goes from mono to stereo or back; players keep its amplitude.
+# FFmpeg keeps the power when it converts mono to stereo or back, players keep the amplitude: these factors do.
 GAINS = {(1, 2): 2**0.5, (2, 1): 2**-0.5}
 
 

@@ -2,9 +2,14 @@
 
 import contextlib
 import errno
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+# What libraries raise when they parse damaged data, beside errors of their own. Caught around their calls alone.
+PARSER_ERRORS = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError,
+                 RuntimeError, TypeError, ValueError, struct.error, zlib.error)
 # No fault of the file that was being read: no room, too many open files.
 _OF_THE_SYSTEM = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -44,13 +49,16 @@ class UnusableError(UserError):
 def one_of_many(path: str | Path) -> Iterator[None]:
     """Use one file among others: whatever is wrong with it becomes an UnusableError, whoever decodes it.
 
-    Decoders raise what they like, and one file must never end a batch. A full disk is no fault of the file and passes.
+    Decoders raise any exception, and one file must never end a batch. A full disk and a lack of memory are no fault of
+    the file, and pass.
     """
     try:
         yield
+    except MemoryError:
+        raise
     except UserError as error:
         raise UnusableError(str(error)) from error
-    except Exception as error:
+    except Exception as error:  # of whatever kind: the next file may be fine
         if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
             raise
         raise UnusableError(f"expected an audio file that can be used, but {path} cannot ({type(error).__name__}: "

@@ -24,9 +24,8 @@ from common.errors import CallError, UserError
 from common.inference import inference_form
 from common.manifest import MANIFEST
 from common.metrics import LOWER_IS_BETTER, METRICS, improvement_name, score, snr
-from common.mixtures import LEAST_PRINT_SECONDS
 from common.model import Denoiser
-from common.noise_print import print_power
+from common.noise_print import LEAST_PRINT_SECONDS, print_power
 from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
 from common.silence import LEFT_OUT, measurable
 

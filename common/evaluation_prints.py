@@ -20,14 +20,15 @@ from common.files import write_csv
 from common.labels import WHITE
 from common.manifest import MANIFEST, read_manifest
 from common.mixing import file_sha256
+from common.noise_print import TEST_PRINT_SECONDS
 from common.noises import NoiseClip, parse_clip
 from common.pool import SAMPLE_RATE
 from common.seeds import stream
 from common.segments import segment_length
 from common.signals import RECORDINGS, SILENT_RMS, GaussianNoise, with_channels
 
-# A print is at most so long, and what is shorter than the least is none.
-PRINT_SECONDS, LEAST_PRINT_SECONDS = 1.5, 0.5
+# A segment of which less noise than this is left has no print.
+SHORTEST_SECONDS = 0.5
 # Kept between a print and what the segment holds: resampling smears a sample over a few milliseconds.
 GUARD_SECONDS = 0.05
 PRINT_COLUMNS = ("pair_id", "source", "start_seconds", "seconds", "print_file", "print_sha256")
@@ -77,7 +78,7 @@ def _stretch(row, own, clip, held):
         shift = round((own.place[1] - clip.place[1]) * rate)
         held = [(first + shift, end + shift) for first, end in held if clip.place[0] == own.place[0]]
     first, end = longest_free(recording.shape[-1], held, round(GUARD_SECONDS * rate))
-    piece = recording[:, first : max(first, min(end, first + round(PRINT_SECONDS * rate)))]
+    piece = recording[:, first : max(first, min(end, first + round(TEST_PRINT_SECONDS * rate)))]
     piece = piece - recording.mean(axis=-1, keepdims=True)
     return piece if piece.size and np.sqrt(np.square(piece).mean()) > SILENT_RMS else piece[:, :0], first
 
@@ -86,12 +87,12 @@ def _longest(row, own, clips):
     """(print, first sample, clip) of the longest print, the nearest of several as long; None where there is none."""
     rate = int(row["sample_rate"])
     held = held_stretches(row, RECORDINGS.get(own.path, rate).shape[-1])
-    best, n_best = None, round(LEAST_PRINT_SECONDS * rate) - 1
+    best, n_best = None, round(SHORTEST_SECONDS * rate) - 1
     for clip in _sources(own, clips):
         piece, first = _stretch(row, own, clip, held)
         if piece.shape[-1] > n_best:
             best, n_best = (piece, first, clip), piece.shape[-1]
-        if n_best == round(PRINT_SECONDS * rate):
+        if n_best == round(TEST_PRINT_SECONDS * rate):
             break
     return best
 
@@ -100,12 +101,12 @@ def segment_print(row: dict, clips: Sequence[NoiseClip], noises: str | Path) -> 
     """The print of a segment, (channels, samples) at SAMPLE_RATE, and its manifest's source, start_seconds and seconds.
 
     row: of the segment's manifest; clips: among which others of the recording may be; noises: the folder to which the
-    manifest's noises are relative. None where no clip has a stretch of LEAST_PRINT_SECONDS with signal.
+    manifest's noises are relative. None where no clip has a stretch of SHORTEST_SECONDS with signal.
     """
     rate = int(row["sample_rate"])
     if row["input_white_seed"]:
         seed = int(stream(int(row["input_white_seed"]), "noise print").integers(2**63))
-        n_samples = round(PRINT_SECONDS * rate)
+        n_samples = round(TEST_PRINT_SECONDS * rate)
         piece = next(GaussianNoise(seed, int(row["channels"]), n_samples, n_samples).blocks())
         first, source = 0, WHITE
     else:

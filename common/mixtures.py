@@ -15,7 +15,7 @@ import torch
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
 from common.model import Denoiser, autocast
-from common.noise_print import LEAST_PRINT_SECONDS, print_power
+from common.noise_print import LEAST_PRINT_SECONDS, TEST_PRINT_SECONDS, print_power
 from common.pool import FULL_SCALE, POWER_BLOCK, SAMPLE_RATE, SEGMENT_SAMPLES, SONG, Clip, Pool
 from common.seeds import stream
 from common.silence import measurable
@@ -38,7 +38,6 @@ MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
 QUIET, MAX_DRAWS = 1e-3, 10
 # A print takes at most this share of a clip, and the mixture's noise the rest.
 PRINT_SHARE_OF_CLIP = 1 / 3
-VALIDATION_PRINT_SECONDS = 1.5
 # Interpolation: taps of the windowed sinc on either side.
 HALF_TAPS = 4
 
@@ -54,9 +53,9 @@ class MixtureSettings:
     either member, of a clip's whole level against the song's. target_snr_offset_db: the range in which the target's SNR
     lies above the input's (common.losses says what for); None: the target's SNR is drawn on its own. print_share: the
     share of the rows that come with a noise print, another stretch of the input's noise at the same level.
-    print_seconds: the range of its length. song_speed,
-    noise_speed: ranges of the factor by which a clip is played faster; for noises it also moves up the band of what was
-    recorded at low rates. clean_target: Noise2Clean on the same draws, for comparison.
+    print_seconds: the range of its length. song_speed, noise_speed: ranges of the factor by which a clip is played
+    faster; for noises it also moves up the band of what was recorded at low rates. clean_target: Noise2Clean on the
+    same draws, for comparison.
     """
 
     noise: str = MIXED
@@ -375,10 +374,10 @@ def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: in
 def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureValidation:
     """`n` mixtures of 3.74 s of the validation split, mixed as `settings` say, of songs at their own speed.
 
-    All have a print of VALIDATION_PRINT_SECONDS where their noise is long enough.
+    All have a print of TEST_PRINT_SECONDS where their noise is long enough.
     """
     settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0), print_share=1.0,
-                       print_seconds=(VALIDATION_PRINT_SECONDS,) * 2)
+                       print_seconds=(TEST_PRINT_SECONDS,) * 2)
     return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)
 
 

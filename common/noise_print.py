@@ -21,6 +21,8 @@ GAIN_FLOOR = 0.1
 EPSILON = 1e-12
 # A shorter print than this tells too little of a noise.
 LEAST_PRINT_SECONDS = 0.25
+# Length of the prints with which networks are validated and evaluated.
+TEST_PRINT_SECONDS = 1.5
 
 
 def print_power(noise_print: torch.Tensor, stft: STFT) -> torch.Tensor:

@@ -15,6 +15,7 @@ import soxr
 
 from common.errors import UserError
 from common.files import c_name
+from common.layouts import CHANNEL_ORDER
 
 # Whole numbers and floats that a file can hold without loss, by libsndfile's names.
 WHOLE = ("PCM_16", "PCM_24", "PCM_32")
@@ -26,9 +27,6 @@ DEFAULT_LAYOUTS = dict(enumerate(("mono", "stereo", "3.0", "quad", "5.0", "5.1",
 # Names as _places gives them.
 XIPH_ORDER = {"3.0": "FL FC FR", "5.0": "FL FC FR BL BR", "5.1": "FL FC FR BL BR LFE", "6.1": "FL FC FR BL BR BC LFE",
               "7.1": "FL FC FR SL SR BL BR LFE"}
-# Bits 0 to 17 of the channel mask of a WAV file.
-MASK_ORDER = ("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL",
-              "TBC", "TBR")
 # The headers of WAV and AIFF files count bytes in 32 bits.
 MAX_BYTES = 2**32 - 1024
 COPY_BYTES = 1 << 24
@@ -125,7 +123,7 @@ class Wave:
         self._rate, self._channels, self._mask = sample_rate, channels, None
         if layout and channels > 2:
             names = [channel.name for channel in av.AudioLayout(layout).channels]
-            self._mask = sum(1 << MASK_ORDER.index(name) for name in names if name in MASK_ORDER)
+            self._mask = sum(1 << CHANNEL_ORDER.index(name) for name in names if name in CHANNEL_ORDER)
         self._n_bytes = 0
         self._start = len(self._header(large=False))
         self._file = open(path, "w+b")  # noqa: SIM115, closed by close()

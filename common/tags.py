@@ -17,6 +17,8 @@ import av
 import mutagen
 from mutagen import apev2, flac, id3, mp4, wave
 
+from common.errors import PARSER_ERRORS
+
 log = logging.getLogger(__name__)
 
 # FFmpeg's names, and those of ID3, MP4, Vorbis comments and RIFF INFO. Other texts go as comments of their own name.
@@ -27,6 +29,8 @@ NAMES = {"title": ("TIT2", "\xa9nam", "title", b"INAM"), "artist": ("TPE1", "\xa
          "date": ("TDRC", "\xa9day", "date", b"ICRD"), "comment": ("COMM", "\xa9cmt", "comment", b"ICMT"),
          "copyright": ("TCOP", "cprt", "copyright", b"ICOP"), "lyrics": ("USLT", "\xa9lyr", "lyrics", None)}
 OTHER_NAMES = {"album artist": "album_artist", "year": "date"}  # APEv2's
+# What FFmpeg and mutagen raise on damaged tags.
+TAG_ERRORS = (av.FFmpegError, mutagen.MutagenError, *PARSER_ERRORS)
 # What describes the old file and not the song: its encoder, length, level, layout.
 TECHNICAL = re.compile("encod|major_brand|minor_version|compatible_brands|creation_time|itun|replaygain|r128|"
                        "waveformat|tlen|tsse|id3v2_priv|metadata_block|handler_name|vendor_id|mp3gain")
@@ -58,7 +62,7 @@ def read_tags(path: str | Path) -> Tags:
             pictures = _pictures(container)
         if not found.keys() - {"encoder"}:
             found = _ape(path)
-    except Exception as error:  # a damaged file can break its parsers in any way
+    except TAG_ERRORS as error:
         log.warning("the tags of %s cannot be read and are left out (%r)", path, error)
         return Tags()
     text = {}
@@ -120,7 +124,7 @@ def write_tags(path: str | Path, tags: Tags, name: str | Path) -> None:
         if isinstance(file, wave.WAVE):
             _append_info(copied, tags.text)
         os.replace(copied, path)
-    except Exception as error:  # whatever it is, the audio is worth more
+    except TAG_ERRORS as error:  # the audio is worth more than its tags
         log.warning("%s is written without tags (%r)", name, error)
     finally:
         copied.unlink(missing_ok=True)

@@ -9,9 +9,10 @@ from scipy.signal import fftconvolve
 from common import evaluation_prints
 from common.audio import read_audio, resample, write_audio
 from common.dataset import pairs_in
-from common.evaluation_prints import GUARD_SECONDS, PRINT_SECONDS, build_prints, longest_free, segment_print
+from common.evaluation_prints import GUARD_SECONDS, build_prints, longest_free, segment_print
 from common.files import write_csv
 from common.manifest import MANIFEST
+from common.noise_print import TEST_PRINT_SECONDS
 from common.noises import parse_clip
 from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
 from common.signals import RECORDINGS, LoopedNoise
@@ -150,7 +151,7 @@ def test_the_longest_free_stretch(n, held, expected):
 def test_white_noise_is_drawn_anew_at_its_level(rate, channels):
     row = _row("white", rate, channels) | {"input_white_seed": str(2**62 + 5)}
     audio, columns = segment_print(row, [], ".")
-    assert audio.shape == (channels, round(PRINT_SECONDS * SAMPLE_RATE)) and columns["source"] == "white"
+    assert audio.shape == (channels, round(TEST_PRINT_SECONDS * SAMPLE_RATE)) and columns["source"] == "white"
     band = min(1, SAMPLE_RATE / rate)  # what resampling leaves of its power
     assert 10 * np.log10(np.square(audio).mean() / (0.15**2 * band)) == pytest.approx(0, abs=0.4)
     assert np.array_equal(audio, segment_print(row, [], ".")[0])
