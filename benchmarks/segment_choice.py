@@ -22,7 +22,8 @@ from common.evaluation import PairValidation
 from common.manifest import number_in, read_manifest
 from common.segment_sets import save_segments
 from common.segments import Cut, candidates, choose, summary
-from common.training import TrainSettings, train
+from common.train_settings import TrainSettings
+from common.training import train
 
 # Diversity weight of a choice; None: at random.
 ARMS = {"random": None, "decorrelation": 0.0, "both": 0.5, "diversity": 1.0}

@@ -27,7 +27,9 @@ from common.mixtures import MixtureSettings, MixtureSource
 from common.noise_print import print_power
 from common.parallel import Processes
 from common.pool import FULL_SCALE, SAMPLE_RATE, SONG, Clip, Pool
-from common.training import Run, TrainSettings, new_model, train_step
+from common.run_state import Run
+from common.train_settings import TrainSettings, new_model
+from common.training import train_step
 
 
 class _Planes(nn.Module):

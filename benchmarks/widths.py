@@ -23,7 +23,8 @@ from common.inference import choose_device, inference_form
 from common.labels import MIXED, WHITE
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.pool import SAMPLE_RATE, Pool
-from common.training import BEST, TrainSettings, train
+from common.train_settings import TrainSettings
+from common.training import BEST, train
 
 AUDIO_SECONDS = 10
 

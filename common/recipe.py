@@ -22,7 +22,8 @@ from common.files import read_json, write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.pool import Pool
-from common.training import BEST, IMPROVEMENT, TrainSettings, best_epoch, new_model, train, validate
+from common.train_settings import TrainSettings, new_model
+from common.training import BEST, IMPROVEMENT, best_epoch, train, validate
 
 log = logging.getLogger(__name__)
 

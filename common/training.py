@@ -4,20 +4,18 @@ Needs nothing but PyTorch, NumPy and the standard library; batches come from a s
 References: Lehtinen et al. 2018 (Noise2Noise); Loshchilov and Hutter 2019 (AdamW).
 """
 
-import copy
 import json
 import logging
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from common.checkpoints import code_commit, load_weights, save_atomically, save_weights
-from common.dcunet import FOLDED, DCUNet20
+from common.checkpoints import code_commit, save_atomically, save_weights
 from common.errors import CallError, UserError
 from common.files import write_csv
 from common.locks import locked
@@ -25,11 +23,10 @@ from common.losses import LOSSES
 from common.model import Denoiser, autocast
 from common.noise_print import print_power
 from common.parallel import Processes
-from common.run_state import LAST, Looks, damaged, found_in, whole
+from common.run_state import LAST, Looks, Run, begin
 from common.seeds import stream
 from common.silence import LEFT_OUT
-from common.stft import STFT
-from common.widening import widen
+from common.train_settings import TrainSettings, learning_rate_factor
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +34,6 @@ BEST, HISTORY, TENSORBOARD = "best.pth", "history.csv", "tensorboard"
 LOG_LINES_PER_EPOCH = 4
 # Columns of the history: without and with a noise print.
 IMPROVEMENT, IMPROVEMENT_WITH_PRINT = "validation_snr_improvement_db", "validation_with_print_db"
-
-# The learning rate after the warm-up, as a share of the highest, over the share of the run that is done.
-SCHEDULES = {
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-    "constant": lambda done: 1.0,
-    "linear": lambda done: 1 - done,
-}
 
 
 class Source(Protocol):
@@ -76,135 +66,6 @@ class Validation(Protocol):
 
         None where song or noise is silent.
         """
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Everything that decides a run besides its data; saved with it, and a resumed run must agree.
-
-    plan, width, depth_factors: of the DCUNet20. hop_length: of its STFT, in samples. loss: a name in LOSSES.
-    crop_frames: STFT frames of a training crop (16k need no padding, 16k+3 with the literature's plan). batch_size:
-    over all processes. schedule: a name in SCHEDULES. level_jitter_db: crops enter up to this much above or below their
-    normalised level, since at inference the level is the whole song's. ema_decay: of the averaged weights, which are
-    the ones that are validated and saved. minutes: a budget of wall time, validation included, in place of
-    steps_per_epoch; the schedule follows it, `epochs` says how often is validated, and the run is then as repeatable as
-    the machine's speed.
-    """
-
-    plan: str = FOLDED
-    width: int = 16
-    depth_factors: tuple[int, ...] | None = None
-    hop_length: int = 512
-    loss: str = "sdr"
-    epochs: int = 10
-    steps_per_epoch: int = 1000
-    minutes: float | None = None
-    batch_size: int = 4
-    crop_frames: int = 96
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    warmup_steps: int = 100
-    schedule: str = "cosine"
-    clip_norm: float = 1.0
-    ema_decay: float = 0.995
-    level_jitter_db: float = 6.0
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.loss not in LOSSES:
-            raise CallError(f"expected a loss among {', '.join(LOSSES)}, got {self.loss!r}")
-        if self.schedule not in SCHEDULES:
-            raise CallError(f"expected a schedule among {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        if self.batch_size < 2:
-            raise CallError(f"expected batch_size of at least 2, which batch norm needs, got {self.batch_size}")
-        for name in ("epochs", "steps_per_epoch", "crop_frames", "warmup_steps"):
-            if getattr(self, name) < 1:
-                raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if self.minutes is not None and self.minutes <= 0:
-            raise CallError(f"expected minutes above 0, got {self.minutes}")
-        if self.seed < 0:
-            raise CallError(f"expected a seed of at least 0, got {self.seed}")
-
-
-class Run:
-    """What changes during a run of `settings` (TrainSettings), and what they say about it.
-
-    processes: who trains; start: a network's state to begin with, or None.
-    """
-
-    def __init__(self, settings, processes, start):
-        torch.manual_seed(settings.seed)
-        self.settings, self.device = settings, processes.device
-        self.model = new_model(settings)
-        if start is not None:
-            self.model.network.load_state_dict(start)
-        self.model.to(self.device)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, betas=settings.betas,
-                                           weight_decay=settings.weight_decay, fused=True)
-        self.callable = processes.wrap(self.model)
-        self.step, self.first_step, self.seconds, self.history = 0, 0, 0.0, []
-        self.epoch_start = (0, 0.0)  # step and seconds
-        # Sums stay where they are made: reading them would make the host wait for the device at every step.
-        self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.first_bad_step = torch.full((), -1, device=self.device)
-
-    def progress(self):
-        """The share of the run that is done, 0 to 1."""
-        if self.settings.minutes:
-            return min(1.0, self.seconds / (60 * self.settings.minutes))
-        return (self.step - self.first_step) / (self.settings.epochs * self.settings.steps_per_epoch)
-
-    def epochs_done(self):
-        """How many epochs the progress makes."""
-        if self.settings.minutes:
-            return int(self.progress() * self.settings.epochs)
-        return (self.step - self.first_step) // self.settings.steps_per_epoch
-
-    def state(self):
-        """What a checkpoint holds besides the settings."""
-        return {"model": self.model.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "step": self.step, "first_step": self.first_step,
-                "seconds": self.seconds,
-                "history": self.history, "epoch_start": list(self.epoch_start), "epoch_loss": float(self.epoch_loss)}
-
-    def branch(self, content):
-        """Begin a run of its own where the run stood whose state() this is, its optimiser included."""
-        self.model.load_state_dict(content["model"])
-        self.average.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step = self.first_step = content["step"]
-        self.epoch_start = (self.step, 0.0)
-
-    def load(self, content):
-        """Go on from what state() gave."""
-        self.branch(content)
-        self.first_step, self.seconds, self.history = (content[k] for k in ("first_step", "seconds", "history"))
-        self.epoch_start = tuple(content["epoch_start"])
-        self.epoch_loss.fill_(content["epoch_loss"])
-
-
-def new_model(settings: TrainSettings) -> Denoiser:
-    """The untrained model of a run."""
-    network = DCUNet20(settings.width, settings.plan, settings.depth_factors)
-    return Denoiser(network, STFT(hop_length=settings.hop_length))
-
-
-def _begun(start, new):
-    """The model of weights to begin with; raises UserError when its form is not that of the `new` model."""
-    model = load_weights(start)[0]
-    for name, found, wanted in (("plan", model.network.plan_name, new.network.plan_name),
-                                ("STFT", model.stft, new.stft)):
-        if found != wanted:
-            raise UserError(f"expected weights of {name} {wanted} to begin with, but {start} has {found}: set the same "
-                            "or choose other weights")
-    return model
-
-
-def learning_rate_factor(step: int, progress: float, warmup_steps: int, schedule: str = "cosine") -> float:
-    """Linear warm-up over steps, times the schedule over the whole run."""
-    return min(1.0, (step + 1) / warmup_steps) * SCHEDULES[schedule](progress)
 
 
 def _plain(settings, source, start, branch):
@@ -359,35 +220,6 @@ def _tensorboard(folder, step):
     return write
 
 
-def _begin(folder, settings, plain, processes, start, branch):
-    """The run in `folder`, new or resumed: what the first process finds there, in all of them."""
-    def find():
-        content, branched, state = found_in(folder, plain), None, None
-        if content is None and branch is not None:
-            branched = whole(Path(branch) / LAST)
-        elif content is None and start is not None:
-            begun = _begun(start, new_model(settings)).network
-            state = widen(begun, settings.width, settings.depth_factors).state_dict()
-        return plain, content, branched, state
-
-    theirs, content, branched, state = processes.share(find)
-    if theirs != plain:
-        different = [name for name in dict.fromkeys((*plain, *theirs)) if plain.get(name) != theirs.get(name)]
-        raise UserError(f"expected settings and data as in the first process, but process {processes.rank} has another "
-                        f"{', '.join(different)}: give all of them the same")
-    run = Run(settings, processes, state)
-    try:
-        if content is not None:
-            run.load(content)
-        elif branched is not None:
-            run.branch(branched)
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        processes.stop(damaged(folder / LAST if content is not None else Path(branch) / LAST))
-    if content is not None and processes.first:
-        log.info("resuming %s at step %d", folder / LAST, run.step)
-    return run
-
-
 def train(settings: TrainSettings, source: Source, validation: Validation, folder: str | Path, device: str = "cpu",
           info: dict | None = None, start: str | Path | None = None, branch: str | Path | None = None,
           tensorboard: bool = False, compiled: bool = False, checkpoint_seconds: float = 60.0) -> list[dict]:
@@ -411,7 +243,7 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
                            "commit": code_commit()}
     with ExitStack() as held:
         processes.share(lambda: held.enter_context(locked(folder)))
-        run = _begin(folder, settings, plain, processes, start, branch)
+        run = begin(folder, settings, plain, processes, start, branch)
         if processes.first and processes.count > 1:
             log.info("%d processes, %d rows of each batch in this one", processes.count, len(processes.rows(
                 settings.batch_size)))

@@ -29,7 +29,8 @@ from common.outputs import check_outputs
 from common.parallel import Processes
 from common.pool import INDEX, SAMPLES, Pool
 from common.recipe import format_table, run_recipe
-from common.training import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, TrainSettings, train, validate
+from common.train_settings import TrainSettings
+from common.training import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, train, validate
 
 log = logging.getLogger(__name__)
 

@@ -94,7 +94,8 @@ from common import training
 from common.errors import UserError
 from common.locks import locked
 from common.seeds import stream
-from common.training import TrainSettings, train
+from common.train_settings import TrainSettings
+from common.training import train
 
 torch.set_num_threads(1)
 first, base, found = os.environ["RANK"] == "0", Path(sys.argv[1]), {}

@@ -29,7 +29,8 @@ from common.mixtures import MixtureSettings, MixtureSource, MixtureValidation
 from common.pool import FULL_SCALE, SEGMENT_SAMPLES, SONG, Clip, Pool, write_index
 from common.recipe import _keep_better
 from common.silence import measurable
-from common.training import TrainSettings, best_epoch, train
+from common.train_settings import TrainSettings
+from common.training import best_epoch, train
 
 N = SEGMENT_SAMPLES
 SETTINGS = TrainSettings(width=1, epochs=3, steps_per_epoch=1, batch_size=2, warmup_steps=1)

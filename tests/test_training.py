@@ -14,7 +14,8 @@ from common.evaluation import PairValidation
 from common.locks import locked
 from common.mixtures import MixtureSettings, pool_sources
 from common.model import computes_bfloat16_fast
-from common.training import TrainSettings, train
+from common.train_settings import TrainSettings
+from common.training import train
 
 MINI = {"width": 1, "epochs": 2, "steps_per_epoch": 3, "batch_size": 2, "warmup_steps": 2}
 

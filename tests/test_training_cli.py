@@ -15,7 +15,7 @@ from common.errors import CallError, UserError
 from common.labels import weights_name
 from common.pool import Pool
 from common.recipe import run_recipe, trainable
-from common.training import TrainSettings
+from common.train_settings import TrainSettings
 from tests.conftest import ROOT
 
 SMALL = ["--width", 1, "--batch-size", 2, "--warmup-steps", 2, "--device", "cpu", "--n-validation", 2]

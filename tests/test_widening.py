@@ -6,8 +6,9 @@ from common.dcunet import PLANS, DCUNet20
 from common.errors import UserError
 from common.model import Denoiser
 from common.parallel import Processes
+from common.run_state import begin
 from common.stft import STFT
-from common.training import TrainSettings, _begin
+from common.train_settings import TrainSettings
 from common.widening import widen
 
 
@@ -66,13 +67,13 @@ def test_deeper_factors_widen_too(narrow):
         assert torch.allclose(widen(narrow, 2, factors).eval()(planes), narrow(planes), atol=1e-5)
 
 
-def begin(settings, folder, start):
-    return _begin(folder / "run", settings, {}, Processes(), start, None)
+def begun(settings, folder, start):
+    return begin(folder / "run", settings, {}, Processes(), start, None)
 
 
 def test_a_run_begins_with_narrower_weights(narrow, tmp_path):
     save_weights(Denoiser(narrow, STFT()), tmp_path / "narrow.pth", {})
-    run = begin(TrainSettings(narrow.plan_name, 3), tmp_path, tmp_path / "narrow.pth")
+    run = begun(TrainSettings(narrow.plan_name, 3), tmp_path, tmp_path / "narrow.pth")
     waveform = torch.randn(1, 20000)
     with torch.inference_mode():
         expected = Denoiser(narrow, STFT()).eval()(waveform)
@@ -85,4 +86,4 @@ def test_a_run_begins_with_weights_of_its_own_form(narrow, tmp_path):
     other = next(plan for plan in PLANS if plan != narrow.plan_name)
     for settings, what in ((TrainSettings(other, 3), "plan"), (TrainSettings(narrow.plan_name, 3), "STFT")):
         with pytest.raises(UserError, match=f"expected weights of {what}"):
-            begin(settings, tmp_path, tmp_path / "w.pth")
+            begun(settings, tmp_path, tmp_path / "w.pth")
