@@ -68,7 +68,7 @@ def run_jobs(jobs: Sequence[Job], settings: dict, force: bool, denoise) -> None:
             _run_job(job, current, denoise)
         except MemoryError:
             raise
-        except Exception as error:  # whatever is wrong with one file is not the fault of the others
+        except Exception as error:  # one bad file must not stop the others
             reason = str(error) if isinstance(error, UserError) else (
                 f"expected to denoise {job.source}, but {type(error).__name__}: {error}: --verbose says where")
             log.error("failed: %s", " ".join(reason.split()))

@@ -118,7 +118,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | Non
     try:
         network, stft, state, info = (content[key] for key in ("network", "stft", "state", "info"))
         found = network["width"]
-        with torch.device("meta"):  # takes no memory, whatever the width says
+        with torch.device("meta"):  # needs no memory, even if a damaged file claims a huge width
             expected = {name: x.shape for name, x in Denoiser(_network(network), STFT(**stft)).state_dict().items()}
         lengths = all(isinstance(value, int) and value > 0 for value in stft.values())
         if not lengths or {name: x.shape for name, x in state.items()} != expected:

@@ -88,7 +88,7 @@ def _links(file, name) -> Iterator[Part]:
 
 
 def _link(name, start, end, sounding, serials):
-    # Of a Vorbis stream on one page FFmpeg takes the end for the beginning: the page says how long it is.
+    # FFmpeg miscounts a Vorbis stream that fits on one page. The page itself says how long the stream is.
     alone = len(sounding) == len(serials) == 1 and sounding[0][1] & _LAST_PAGE
     return Part(f"subfile,,start,{start},end,{end},,:{name}", sounding[0][0] if alone else None)
 

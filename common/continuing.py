@@ -95,7 +95,7 @@ def _differences(what, before, now):
 
 
 def _changed_sources(settings, songs, rows):
-    """What is no longer as it was when pairs were made of it, in words."""
+    """The sources that changed since pairs were made of them, in words."""
     numbers = {row["song"]: number_in(row, "song_number", int) for row in rows}
     strangers = sorted(song for song, n in numbers.items() if songs[n - 1 : n] != [song])
     if strangers:  # of a dataset without lists

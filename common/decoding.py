@@ -1,4 +1,4 @@
-"""Frames of any audio file through the FFmpeg libraries that PyAV carries: all that decodes, whatever was damaged."""
+"""Decoding any audio file with the FFmpeg libraries in PyAV; damaged parts are left out, the rest is decoded."""
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
@@ -330,7 +330,7 @@ class Converter:
         """What a frame gives; None asks for the rest."""
         try:
             if frame:
-                frame.pts = None  # the samples follow each other, whatever their times say
+                frame.pts = None  # samples follow each other without gaps; wrong time stamps are ignored
             self._graph.push(frame)
             while True:
                 yield _piece(self._graph.pull(), self._gain)

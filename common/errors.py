@@ -47,7 +47,7 @@ class UnusableError(UserError):
 
 @contextlib.contextmanager
 def one_of_many(path: str | Path) -> Iterator[None]:
-    """Use one file among others: whatever is wrong with it becomes an UnusableError, whoever decodes it.
+    """Use one file among others: any exception while it is used becomes an UnusableError.
 
     Decoders raise any exception, and one file must never end a batch. A full disk and a lack of memory are no fault of
     the file, and pass.
@@ -58,7 +58,7 @@ def one_of_many(path: str | Path) -> Iterator[None]:
         raise
     except UserError as error:
         raise UnusableError(str(error)) from error
-    except Exception as error:  # of whatever kind: the next file may be fine
+    except Exception as error:  # of any kind: the next file may be fine
         if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
             raise
         raise UnusableError(f"expected an audio file that can be used, but {path} cannot ({type(error).__name__}: "

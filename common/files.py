@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.errors import UserError
 
-# Names of files need not be UTF-8: what is not comes to Python as lone surrogates, which UTF-8 cannot hold. They are
-# written as JSON writes them, \udce9, and read again as what they were.
+# A file name need not be UTF-8. Python holds its odd bytes as lone surrogates, which UTF-8 cannot encode. They are
+# written as JSON escapes, \udce9, and read back from these.
 _SURROGATE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 # Spreadsheets save what they call Unicode, UTF-8 with a mark, or the code page of Western Windows.
 _ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")

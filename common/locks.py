@@ -37,7 +37,7 @@ def _locked(folder):
     try:
         yield
     finally:
-        # Before letting go, for else another run may have it by then; Windows removes no open file.
+        # Before the release, since afterwards the file may be the lock of another run. Windows removes no open file.
         with contextlib.suppress(OSError):
             (folder / LOCK).unlink()
         lock.release()

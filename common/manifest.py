@@ -46,7 +46,7 @@ def read_manifest(directory: str | Path) -> list[dict]:
 
 
 def number_in(row: dict, column: str, kind: type = float) -> int | float:
-    """A number of a manifest row; raises UserError for what is none, as where a spreadsheet has shortened it."""
+    """A number from a manifest row; raises UserError for a text that is no number, as a spreadsheet may leave it."""
     try:
         return kind(row[column])
     except (KeyError, ValueError) as error:

@@ -163,7 +163,7 @@ def _draw_pair(job, rng, song, noisy_target):
 
 
 def _shortened(name, n_bytes):
-    """The beginning of a name in at most so many bytes of UTF-8; what is no character becomes _."""
+    """A name cut to `n_bytes` bytes of UTF-8; a byte that is no character becomes _."""
     return re.sub("[\ud800-\udfff]", "_", name).encode()[:n_bytes].decode(errors="ignore")
 
 

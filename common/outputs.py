@@ -18,7 +18,7 @@ def _place(path):
 
 
 def _marks(path):
-    """Of these two paths of one file share at least one: its place, and what is there now."""
+    """Marks of a path: where it lies, and the file that is there now. Two paths of one file share a mark."""
     marks = {_place(path)}
     with suppress(OSError):
         found = os.stat(path)

@@ -18,9 +18,9 @@ from common.print_finding import find_noise
 
 log = logging.getLogger(__name__)
 
-# In place of times: the stretch that is found.
+# Given in place of times, this finds the stretch.
 FIND = "auto"
-# By so much a print may be louder than the recording: by chance it is, where nothing but noise was recorded.
+# A print may be louder than the recording by this much: it is, by chance, where the recording is noise alone.
 LOUDER_DB = 1.0
 
 Span = tuple[float, float]
@@ -175,7 +175,7 @@ class NoisePrint:
         return streamed_power(self._cut(self._blocks(self._reader), bounds), self._stft)
 
     def _cut(self, blocks, bounds) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs of a span's number and what a block holds of it, as far as the last span."""
+        """Pairs of a span's number and its samples in a block. Reading ends with the last span."""
         reached = 0
         for block in blocks:
             for number, (start, end) in enumerate(bounds):

@@ -122,7 +122,7 @@ class Run:
                 "history": self.history, "epoch_start": list(self.epoch_start), "epoch_loss": float(self.epoch_loss)}
 
     def branch(self, content):
-        """Begin a run of its own where the run stood whose state() this is, its optimiser included."""
+        """Begin a new run from the state() of another one: its weights, averages, optimiser and step."""
         self.model.load_state_dict(content["model"])
         self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])

@@ -9,5 +9,5 @@ LEFT_OUT = "%s: %d of %d left out, in which song or noise is silent"
 
 
 def measurable(snr_db):
-    """Whether what was done to an SNR of so many dB can be measured; numbers, arrays and tensors, NaN being silence."""
+    """Whether an improvement can be measured at this SNR in dB; for numbers, arrays and tensors. NaN means silence."""
     return abs(snr_db) < MAX_SNR_DB

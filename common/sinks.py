@@ -20,7 +20,7 @@ from common.layouts import CHANNEL_ORDER
 # Whole numbers and floats that a file can hold without loss, by libsndfile's names.
 WHOLE = ("PCM_16", "PCM_24", "PCM_32")
 PCM_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-# What channels without a named layout are taken for: the order of WAV files.
+# The layout that is assumed for channels without a named one.
 DEFAULT_LAYOUTS = dict(enumerate(("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"), 1))
 # The order of channels in Vorbis (Vorbis I, section 4.3.9) and Opus where it is not that of WAV files; libsndfile
 # leaves it to its caller, and a surround channel in the last place of six would be encoded as low-frequency effects.
@@ -30,7 +30,7 @@ XIPH_ORDER = {"3.0": "FL FC FR", "5.0": "FL FC FR BL BR", "5.1": "FL FC FR BL BR
 # The headers of WAV and AIFF files count bytes in 32 bits.
 MAX_BYTES = 2**32 - 1024
 COPY_BYTES = 1 << 24
-OPUS_RATE = 48_000  # an Opus file is decoded at this rate, whatever came in
+OPUS_RATE = 48_000  # the only rate at which Opus files are decoded
 
 
 class AudioError(UserError):
@@ -39,7 +39,7 @@ class AudioError(UserError):
 
 @dataclass(frozen=True)
 class Codec:
-    """How samples are kept in a kind of file.
+    """How samples are stored in a kind of file.
 
     name: FFmpeg's; container: FFmpeg's name of the kind of file, or libsndfile's in upper case; subtypes: the sample
     formats that are kept without loss, none for a lossy codec; layouts: the channel layouts that it knows, none where
@@ -57,7 +57,7 @@ class Codec:
 _XIPH = tuple(DEFAULT_LAYOUTS.values())
 _OPUS = Codec("opus", "OGG", (), _XIPH, 160_000)
 _AIFF = Codec("pcm", "AIFF", (*WHOLE, "FLOAT", "DOUBLE"), max_bytes=MAX_BYTES)
-# The codecs of each suffix; the first one is taken where the input says nothing else.
+# The codecs of each suffix; the first one is the default.
 FORMATS = {
     ".wav": (Codec("pcm", "wav", (*WHOLE, "FLOAT", "DOUBLE")),),
     ".flac": (Codec("flac", "flac", WHOLE),),
@@ -70,7 +70,7 @@ FORMATS = {
     ".aiff": (_AIFF,),
     ".aif": (_AIFF,),
 }
-# Where an input of a kind that is read but not written goes when its own is to be kept.
+# The output suffix for inputs whose own suffix is read but not written.
 NEAREST = {".mp4": ".m4a", ".aac": ".m4a"}
 
 
