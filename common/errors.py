@@ -49,13 +49,11 @@ class UnusableError(UserError):
 def one_of_many(path: str | Path) -> Iterator[None]:
     """Use one file among others: any exception while it is used becomes an UnusableError.
 
-    Decoders raise any exception, and one file must never end a batch. A full disk and a lack of memory are no fault of
-    the file, and pass.
+    Decoders raise any exception, a MemoryError too where a damaged file claims an absurd size, and one file must never
+    end a batch. A full disk is no fault of the file and passes.
     """
     try:
         yield
-    except MemoryError:
-        raise
     except UserError as error:
         raise UnusableError(str(error)) from error
     except Exception as error:  # of any kind: the next file may be fine
