@@ -111,6 +111,7 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
                   N_SEGMENTS=size.n_train_segments, N_HELD_OUT=size.n_held_out_segments, SKIP_START_SECONDS=0.0,
                   SKIP_END_SECONDS=0.0, LISTEN=False)
         partial.rename(segments)
+        log.info("all segments are there: %s is now %s", partial.name, segments)
     _step("train with noisy targets only, then evaluate on songs and noises never heard before")
     _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
               TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples", LISTEN=False,
