@@ -4,6 +4,7 @@ Several processes are begun by `accelerate launch` or `torchrun`, on one machine
 process computes with the same global batch, but for rounding.
 """
 
+import atexit
 import os
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
@@ -29,6 +30,10 @@ class Processes:
             from accelerate import Accelerator  # one process needs neither it nor its dependencies
 
             self._accelerator = Accelerator(cpu=device == "cpu")
+            # Threads of a group that is still alive when the interpreter ends abort the process now and then. The
+            # models that were prepared hold the group too.
+            atexit.register(self._accelerator.end_training)
+            atexit.register(self._accelerator.free_memory)  # the last one is called first
             self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
             self.device = str(self._accelerator.device)
 
