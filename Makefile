@@ -19,7 +19,7 @@ $(READY): requirements.txt
 	@touch $@
 
 demo: $(READY)
-	@$(VENV)/bin/python -m common.demo_run --out "$(OUT)" $(if $(SONGS),--songs "$(SONGS)") $(if $(NOISES),--noises "$(NOISES)") $(if $(QUICK),--quick)
+	@$(VENV)/bin/python -m common.demo --out "$(OUT)" $(if $(SONGS),--songs "$(SONGS)") $(if $(NOISES),--noises "$(NOISES)") $(if $(QUICK),--quick)
 
 test: $(READY)
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile

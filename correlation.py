@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from common.cli import run
-from common.correlation import SUFFIXES, check_output_name, correlate_folders, report, write_results
-from common.manifest import DATASET, MANIFEST
+from common.data.correlation import SUFFIXES, check_output_name, correlate_folders, report, write_results
+from common.data.manifest import DATASET, MANIFEST
 from common.outputs import check_outputs
 
 # Read beside the audio files.
@@ -31,7 +31,9 @@ def main():
                   [Path(folder) / name for folder in (args.audio_dir1, args.audio_dir2) for name in TABLES])
     rows, alone = correlate_folders(args.audio_dir1, args.audio_dir2, args.jobs, args.path_noises)
     write_results(rows, alone, output)
-    from common.plots import correlation_histograms  # takes seconds to load, which a wrong call need not wait for
+    from common.notebook.plots import (
+        correlation_histograms,  # takes seconds to load, which a wrong call need not wait for
+    )
 
     correlation_histograms(rows).savefig(output.with_suffix(".png"), dpi=120)
     print(report(rows, alone))

@@ -1,8 +1,8 @@
 """Pairs with real noises: INPUT is a song with one noise, TARGET the same song with another (or clean)."""
 
 from common.cli import run
-from common.merger_cli import merge, merger_parser
-from common.noises import RealNoises
+from common.data.merger_cli import merge, merger_parser
+from common.data.noises import RealNoises
 
 
 def main():

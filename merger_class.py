@@ -1,10 +1,10 @@
 """Pairs for one noise class: INPUT has a noise of class N, TARGET one of another class (or is clean)."""
 
 from common.cli import run
+from common.data.merger_cli import merge, merger_parser
+from common.data.noises import ClassNoises
 from common.errors import CallError
 from common.labels import CLASS_NAMES
-from common.merger_cli import merge, merger_parser
-from common.noises import ClassNoises
 
 
 def main():

@@ -1,8 +1,8 @@
 """Pairs with real and white noises: either noise of a pair is white with probability one half."""
 
 from common.cli import run
-from common.merger_cli import merge, merger_parser
-from common.noises import MixedNoises
+from common.data.merger_cli import merge, merger_parser
+from common.data.noises import MixedNoises
 
 
 def main():

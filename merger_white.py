@@ -1,8 +1,8 @@
 """Pairs with white noise only: two independent draws of Gaussian noise on the same song."""
 
 from common.cli import run
-from common.merger_cli import merge, merger_parser
-from common.noises import WhiteNoises
+from common.data.merger_cli import merge, merger_parser
+from common.data.noises import WhiteNoises
 
 
 def main():

@@ -18,11 +18,11 @@ import torch
 from benchmarks.textbook import textbook_copy, textbook_planes
 from benchmarks.timing import matrix_peak, seconds_of
 from common.cli import run
-from common.dcunet import FOLDED, FREQUENCY, PLANS, TIME, DCUNet20
 from common.errors import CallError
-from common.inference import folded_network
-from common.model import Denoiser
-from common.stft import STFT
+from common.network.dcunet import FOLDED, FREQUENCY, PLANS, TIME, DCUNet20
+from common.network.inference import folded_network
+from common.network.model import Denoiser
+from common.network.stft import STFT
 
 
 def training_form(network):
@@ -49,7 +49,7 @@ def onnx(network):
     """The exported mask through onnxruntime."""
     import onnxruntime  # only this form needs it
 
-    from common.export import export_onnx
+    from common.network.export import export_onnx
 
     path = Path(tempfile.mkdtemp()) / "mask.onnx"
     export_onnx(Denoiser(network, STFT()), path)

@@ -13,11 +13,11 @@ import torch
 
 from benchmarks.long_song import SAMPLE_RATE, make_song
 from benchmarks.mixing import run_measured
-from common.checkpoints import save_weights
 from common.cli import run
-from common.dcunet import DCUNet20
-from common.model import Denoiser
-from common.stft import STFT
+from common.network.checkpoints import save_weights
+from common.network.dcunet import DCUNet20
+from common.network.model import Denoiser
+from common.network.stft import STFT
 
 
 def main():

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.mixing import run_measured
-from common.audio import AudioWriter
+from common.audio.writing import AudioWriter
 from common.cli import run
-from common.demo import make_corpus
+from common.demo.corpus import make_corpus
 
 SAMPLE_RATE = 44100
 

@@ -24,12 +24,12 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from common.audio import AudioReader, read_audio
+from common.audio.reading import AudioReader, read_audio
 from common.cli import run
+from common.data.manifest import read_manifest
+from common.data.noises import RealNoises, clips_for_split
+from common.data.songs import song_name, songs_for_split
 from common.errors import CallError
-from common.manifest import read_manifest
-from common.noises import RealNoises, clips_for_split
-from common.songs import song_name, songs_for_split
 
 VARIANTS = ("plain", "ours 1 job", "ours all", "ours flac", "floor", "floor all")
 BASE, BEST, FLOOR = "plain", "ours all", "floor"
@@ -160,7 +160,7 @@ def main():
                         "install it to run this benchmark")
     with tempfile.TemporaryDirectory() as folder:
         if not args.path_songs:
-            from common.demo import make_corpus  # here, so that the timed processes do not load it
+            from common.demo.corpus import make_corpus  # here, so that the timed processes do not load it
 
             args.path_songs, args.path_noises = make_corpus(Path(folder), song_seconds=60)
         table = compare(args)

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common.audio import list_audio, read_audio
+from common.audio.reading import list_audio, read_audio
 from common.cli import run
-from common.noise_print import print_power, wiener_gain
-from common.print_finding import find_noise
-from common.stft import STFT
+from common.denoising.print_finding import find_noise
+from common.network.noise_print import print_power, wiener_gain
+from common.network.stft import STFT
 
 HARM_DB, HARM_LOSS_DB = 25.0, 0.5
 WHITE_SHARE = 0.2

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32] [--speech]
 
-SET is what python -m common.evaluation_set wrote. Each with confidence and, for the first two, without, and with the
+SET is what python -m common.evaluation wrote. Each with confidence and, for the first two, without, and with the
 segments' noise prints where the weights take one. Beside them BASELINES, with prints and without, and the ceilings.
 Writes metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (which
 weights `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (all segments,
@@ -16,24 +16,23 @@ import joblib
 import pandas as pd
 import torch
 
-from common import plots
-from common.auto import AUTO, choose, listen, load_classifier
-from common.checkpoints import load_weights, pretrained_names
 from common.cli import count, run
-from common.confidence import describe
-from common.evaluation import (
+from common.data.clean_pairs import load_test_pairs, manifest_sha256, segments
+from common.denoising.auto import AUTO, choose, listen, load_classifier
+from common.evaluation.scores import (
     WITH_PRINT,
     format_summary,
-    load_test_pairs,
-    manifest_sha256,
     markdown_table,
     score_segment,
-    segments,
+    segment_print_power,
     summarise,
     with_progress,
 )
-from common.inference import PRECISIONS, inference_form
 from common.labels import MIXED, WHITE, weights_name
+from common.network.checkpoints import load_weights, pretrained_names
+from common.network.confidence import describe
+from common.network.inference import PRECISIONS, inference_form
+from common.notebook import plots
 
 OWN = "weights of the noise"
 UNLIMITED = ", without confidence"
@@ -53,7 +52,7 @@ def segment_estimates(segment, forms, classifier):
             noises[name] = noisy - form(noisy)
             features = describe(noisy, noises[name], form.stft).cpu()
             careful[name] = noises[name] * float(form.confidence(features).mean())
-            power = segment.print_power(form)
+            power = segment_print_power(form, segment)
             if power is not None:
                 printed[name] = noisy - form(noisy, print_power=power)
     estimates = {MIXED: careful[MIXED], MIXED + UNLIMITED: noises[MIXED], OWN: careful[own],

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from common import plots
-from common.audio import list_audio, read_audio, write_audio
-from common.checkpoints import load_weights
+from common.audio.reading import list_audio, read_audio
+from common.audio.writing import write_audio
 from common.cli import run
-from common.demo import make_corpus
-from common.denoising import denoise
-from common.inference import inference_form
+from common.demo.corpus import make_corpus
+from common.demo.synth import SAMPLE_RATE
+from common.denoising.files import denoise
+from common.evaluation.metrics import snr
 from common.labels import CLASS_NAMES, WHITE, weights_name
-from common.metrics import snr
-from common.synth import SAMPLE_RATE
+from common.network.checkpoints import load_weights
+from common.network.inference import inference_form
+from common.notebook import plots
 
 # Song of the test split by number, noise (whose own weights are taken), SNR in dB.
 SAMPLES = ((0, WHITE, 8.0), (1, "drilling", 5.0), (2, "street_music", 5.0))

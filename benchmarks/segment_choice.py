@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 
 from common.cli import run
-from common.dataset import PairSource, pairs_in
-from common.evaluation import PairValidation
-from common.manifest import number_in, read_manifest
-from common.segment_sets import save_segments
-from common.segments import Cut, candidates, choose, summary
-from common.train_settings import TrainSettings
-from common.training import train
+from common.data.manifest import number_in, read_manifest
+from common.data.pairs import pairs_in
+from common.data.segment_sets import save_segments
+from common.data.segments import Cut, candidates, choose, summary
+from common.training.loop import train
+from common.training.pair_batches import PairSource, PairValidation
+from common.training.settings import TrainSettings
 
 # Diversity weight of a choice; None: at random.
 ARMS = {"random": None, "decorrelation": 0.0, "both": 0.5, "diversity": 1.0}

@@ -1,14 +1,14 @@
 """DCUNet-20 as a textbook writes it: the baseline of the benchmarks, and a second opinion for the tests.
 
 Four real convolutions for a complex one, real and imaginary parts in a last dimension of 2, batch norm of either
-part, concatenation. It shares the plans of rows with common.dcunet and nothing else.
+part, concatenation. It shares the plans of rows with common.network.dcunet and nothing else.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.dcunet import DCUNet20
+from common.network.dcunet import DCUNet20
 
 
 class TextbookLayer(nn.Module):

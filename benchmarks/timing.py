@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from common.model import autocast
+from common.network.model import autocast
 
 
 def seconds_of(function: Callable, device: str = "cpu") -> float:

@@ -21,15 +21,16 @@ from benchmarks.inference import network_flop
 from benchmarks.textbook import textbook_copy, textbook_planes
 from benchmarks.timing import matrix_peak, seconds_of
 from common.cli import count, run
-from common.dcunet import FOLDED, PLANS
-from common.losses import sdr_loss
-from common.mixtures import MixtureSettings, MixtureSource
-from common.noise_print import print_power
-from common.parallel import Processes
-from common.pool import FULL_SCALE, SAMPLE_RATE, SONG, Clip, Pool
-from common.run_state import Run
-from common.train_settings import TrainSettings, new_model
-from common.training import train_step
+from common.data.pool import FULL_SCALE, SONG, Clip, Pool
+from common.network.dcunet import FOLDED, PLANS
+from common.network.noise_print import print_power
+from common.network.stft import SAMPLE_RATE
+from common.training.loop import train_step
+from common.training.losses import sdr_loss
+from common.training.mixtures import MixtureSettings, MixtureSource
+from common.training.parallel import Processes
+from common.training.run_state import Run
+from common.training.settings import TrainSettings, new_model
 
 
 class _Planes(nn.Module):

@@ -16,15 +16,16 @@ import pandas as pd
 import torch
 
 from benchmarks.timing import seconds_of
-from common import plots
-from common.checkpoints import load_weights
 from common.cli import count, run
-from common.inference import choose_device, inference_form
+from common.data.pool import Pool
 from common.labels import MIXED, WHITE
-from common.mixtures import MixtureSettings, MixtureSource, pool_validation
-from common.pool import SAMPLE_RATE, Pool
-from common.train_settings import TrainSettings
-from common.training import BEST, train
+from common.network.checkpoints import load_weights
+from common.network.inference import choose_device, inference_form
+from common.network.stft import SAMPLE_RATE
+from common.notebook import plots
+from common.training.loop import BEST, train
+from common.training.mixtures import MixtureSettings, MixtureSource, pool_validation
+from common.training.settings import TrainSettings
 
 AUDIO_SECONDS = 10
 

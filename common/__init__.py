@@ -1,1 +1,5 @@
-"""Song denoising without clean training data: the library behind the scripts and notebooks."""
+"""The library behind the scripts and notebooks, in rooms.
+
+Imports go one way: audio, network, denoising, data, evaluation, training, notebook, demo. A room knows those before it
+and the modules beside this file (errors, files, the command line), no others.
+"""

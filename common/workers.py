@@ -60,8 +60,8 @@ def _ship_code(client):
     package = Path(__file__).parent
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(Path(folder) / f"{package.name}.zip", "w") as archive:
-            for path in package.glob("*.py"):
-                archive.write(path, f"{package.name}/{path.name}")
+            for path in package.rglob("*.py"):
+                archive.write(path, path.relative_to(package.parent))
         client.upload_file(archive.filename)
     try:
         client.submit(os.getpid, pure=False).result(timeout=WORKER_TIMEOUT_SECONDS)

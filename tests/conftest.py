@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.dcunet import FOLDED, DCUNet20
-from common.demo import make_corpus
-from common.manifest import read_manifest
-from common.model import PRECISION_VARIABLE, Denoiser
-from common.packing import pack
-from common.stft import STFT
+from common.data.manifest import read_manifest
+from common.data.packing import pack
+from common.demo.corpus import make_corpus
+from common.network.dcunet import FOLDED, DCUNet20
+from common.network.model import PRECISION_VARIABLE, Denoiser
+from common.network.stft import STFT
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["MPLBACKEND"] = "Agg"

@@ -5,16 +5,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common.audio import (
-    AudioError,
-    AudioReader,
-    AudioWriter,
-    list_audio,
-    read_audio,
-    resample,
-    to_pcm,
-    write_audio,
-)
+from common.audio.reading import AudioReader, list_audio, read_audio, resample
+from common.audio.sinks import AudioError
+from common.audio.writing import AudioWriter, to_pcm, write_audio
 from common.errors import CallError
 
 

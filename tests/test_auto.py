@@ -2,23 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from common import auto, checkpoints
-from common.audio import AudioError, write_audio
-from common.auto import (
-    LABELS,
-    PROBES,
-    NoiseClassifier,
-    choose,
-    fit_classifier,
-    load_classifier,
-    model_for,
-)
-from common.checkpoints import find_weights, save_atomically, weights_content
-from common.confidence import WINDOW_SAMPLES
+from common.audio.sinks import AudioError
+from common.audio.writing import write_audio
+from common.data.pool import SONG, Clip, Pool
+from common.denoising import auto
+from common.denoising.auto import LABELS, PROBES, NoiseClassifier, choose, load_classifier, model_for
 from common.errors import UserError
 from common.labels import CLASS_NAMES, weights_name
-from common.model import Denoiser
-from common.pool import SAMPLE_RATE, SONG, Clip, Pool
+from common.network import checkpoints
+from common.network.checkpoints import find_weights, save_atomically, weights_content
+from common.network.confidence import WINDOW_SAMPLES
+from common.network.model import Denoiser
+from common.network.stft import SAMPLE_RATE
+from common.training.classifying import fit_classifier
 from tests.test_confidence import constant
 
 

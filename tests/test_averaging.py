@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from common.averaging import average
-from common.checkpoints import load_weights, save_weights
-from common.dcunet import FOLDED, LITERATURE, DCUNet20
 from common.errors import UserError
-from common.model import Denoiser
-from common.stft import STFT
+from common.network.checkpoints import load_weights, save_weights
+from common.network.dcunet import FOLDED, LITERATURE, DCUNet20
+from common.network.model import Denoiser
+from common.network.stft import STFT
+from common.training.averaging import average
 
 
 def write(path, width=2, seed=0, plan=FOLDED, **settings):
@@ -39,7 +39,7 @@ def test_networks_of_different_form(tmp_path):
 
 
 def test_from_a_shell(tmp_path, monkeypatch, caplog):
-    from common.training_cli import main
+    from common.training.__main__ import main
 
     write(tmp_path / "a.pth", seed=1), write(tmp_path / "b.pth", seed=2)
     monkeypatch.setattr("sys.argv", ["training", "average", str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), "-o",

@@ -13,13 +13,15 @@ import pytest
 import soundfile as sf
 import torch
 
-from common import batch, checkpoints
-from common.audio import AUDIO_SUFFIXES, OUTPUT_SUFFIXES, AudioWriter, read_audio, write_audio
-from common.checkpoints import save_weights
-from common.denoising import removed_words
+from common.audio.reading import AUDIO_SUFFIXES, read_audio
+from common.audio.tags import Tags, read_tags
+from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
+from common.denoising import __main__ as batch
+from common.denoising.files import removed_words
+from common.denoising.records import NAME, record
 from common.errors import CallError, UserError
-from common.records import NAME, record
-from common.tags import Tags, read_tags
+from common.network import checkpoints
+from common.network.checkpoints import save_weights
 from tests.conftest import ROOT
 
 

@@ -56,7 +56,7 @@ def test_widths(call, pool_folder, tmp_path):
 
 @pytest.mark.slow
 def test_pretrained(corpus, call, tmp_path):
-    call("-m", "common.evaluation_set", "--songs", corpus[0], "--noises", corpus[1], "-o", tmp_path / "set",
+    call("-m", "common.evaluation", "--songs", corpus[0], "--noises", corpus[1], "-o", tmp_path / "set",
          "--segments", 2, "--conditions", "white", "siren")
     done = call("-m", "benchmarks.pretrained", tmp_path / "set", "-o", tmp_path / "out", "--speech")
     rows = pd.read_csv(tmp_path / "out" / "metrics.csv")

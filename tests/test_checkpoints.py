@@ -5,12 +5,12 @@ import subprocess
 import pytest
 import torch
 
-from common import checkpoints
-from common.checkpoints import find_weights, load_weights, save_weights
-from common.dcunet import DCUNet20
 from common.errors import UserError
-from common.model import Denoiser
-from common.stft import STFT
+from common.network import checkpoints
+from common.network.checkpoints import find_weights, load_weights, save_weights
+from common.network.dcunet import DCUNet20
+from common.network.model import Denoiser
+from common.network.stft import STFT
 
 
 def test_a_file_rebuilds_its_own_model(model, tmp_path):

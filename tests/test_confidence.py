@@ -2,7 +2,20 @@ import numpy as np
 import pytest
 import torch
 
-from common.calibration import (
+from common.denoising.files import denoise
+from common.network.checkpoints import load_weights, save_weights
+from common.network.confidence import (
+    WINDOW_SAMPLES,
+    Confidence,
+    band_edges,
+    believed,
+    describe,
+)
+from common.network.dcunet import LITERATURE, PLANS
+from common.network.inference import inference_form
+from common.network.model import Denoiser
+from common.network.stft import STFT
+from common.training.calibration import (
     Windows,
     calibrate,
     choose_shift,
@@ -11,19 +24,6 @@ from common.calibration import (
     shifted,
     trade_off,
 )
-from common.checkpoints import load_weights, save_weights
-from common.confidence import (
-    WINDOW_SAMPLES,
-    Confidence,
-    band_edges,
-    believed,
-    describe,
-)
-from common.dcunet import LITERATURE, PLANS
-from common.denoising import denoise
-from common.inference import inference_form
-from common.model import Denoiser
-from common.stft import STFT
 
 
 def constant(logit, n=50):

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common import merging
+from common.data import merging
+from common.data.manifest import read_dataset, read_manifest
+from common.data.merger_cli import merge, merger_parser
+from common.data.noises import MixedNoises, RealNoises
+from common.data.provenance import problems, regenerate
 from common.errors import CallError, UserError
 from common.files import read_rows
 from common.locks import LOCK, locked
-from common.manifest import read_dataset, read_manifest
-from common.merger_cli import merge, merger_parser
-from common.noises import MixedNoises, RealNoises
-from common.provenance import problems, regenerate
 from tests.conftest import ROOT
 
 

@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from common import correlation
-from common.audio import read_audio, write_audio
-from common.correlation import CrossCorrelation, Moments, class_counts, compare_files, noise_bounds
+from common.audio.reading import read_audio
+from common.audio.writing import write_audio
+from common.data import correlation
+from common.data.correlation import CrossCorrelation, Moments, class_counts, compare_files, noise_bounds
 from common.errors import CallError
-from common.manifest import read_rows
+from common.files import read_rows
 
 
 @pytest.fixture

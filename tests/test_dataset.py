@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.audio import write_audio
-from common.dataset import PairSource, find_pairs
+from common.audio.writing import write_audio
+from common.data.pairs import find_pairs
 from common.errors import CallError
-from common.pool import SAMPLE_RATE
+from common.network.stft import SAMPLE_RATE
+from common.training.pair_batches import PairSource
 
 
 def test_pairs_are_found_with_song_and_noise(merged):

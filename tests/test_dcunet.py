@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.dcunet import FOLDED, FREQUENCY, LITERATURE, PLANS, ComplexConv2d, DCUNet20, Row, bounded_mask
 from common.errors import UserError
+from common.network.dcunet import FOLDED, FREQUENCY, LITERATURE, PLANS, ComplexConv2d, DCUNet20, Row, bounded_mask
 
 plans = pytest.mark.parametrize("plan", PLANS)
 

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 
-from common import synth
-from common.audio import list_audio, read_audio
-from common.demo import make_corpus
-from common.demo_run import folds_by_split
+from common.audio.reading import list_audio, read_audio
+from common.data.noises import folds_by_split, scan_folds
+from common.demo import synth
+from common.demo.corpus import make_corpus
 from common.errors import CallError
 from common.labels import CLASS_NAMES
-from common.noises import scan_folds
 
 
 def test_songs_are_seeded_and_different():
@@ -82,5 +81,5 @@ def test_the_demo_takes_the_folds_that_are_there(corpus, tmp_path):
 
 
 def test_wrong_calls(call, tmp_path):
-    done = call("-m", "common.demo_run", "--out", tmp_path, "--songs", tmp_path, code=2)
+    done = call("-m", "common.demo", "--out", tmp_path, "--songs", tmp_path, code=2)
     assert "both SONGS and NOISES" in done.stderr

@@ -7,17 +7,18 @@ import pytest
 import soundfile as sf
 import torch
 
-from common import denoising
-from common import noise_stream as noise_module
-from common.audio import read_audio, write_audio
-from common.checkpoints import load_weights
-from common.dcunet import DCUNet20
-from common.denoising import denoise, denoise_file, effective_strength, log_progress, measure_level
+from common.audio.reading import read_audio
+from common.audio.writing import write_audio
+from common.denoising import files as denoising
+from common.denoising import noise_stream as noise_module
+from common.denoising.files import denoise, denoise_file, effective_strength, log_progress, measure_level
+from common.denoising.noise_stream import chunk_noise, context_samples, noise_stream
 from common.errors import CallError, UserError
-from common.inference import inference_form
-from common.model import Denoiser
-from common.noise_stream import chunk_noise, context_samples, noise_stream
-from common.stft import STFT
+from common.network.checkpoints import load_weights
+from common.network.dcunet import DCUNet20
+from common.network.inference import inference_form
+from common.network.model import Denoiser
+from common.network.stft import STFT
 
 GRID = 16 * 512
 CORE = 2 * GRID  # net chunk of the tests, in samples

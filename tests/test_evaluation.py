@@ -3,14 +3,16 @@ import pandas as pd
 import pytest
 import torch
 
-from common import evaluation
-from common.audio import read_audio, write_audio
-from common.baselines import BASELINES
-from common.dataset import find_pairs, pairs_in
-from common.dcunet import LITERATURE
-from common.denoising import denoise
+from common.audio.reading import read_audio
+from common.audio.writing import write_audio
+from common.data.clean_pairs import load_test_pairs, manifest_sha256, segments
+from common.data.pairs import find_pairs, pairs_in
+from common.denoising.files import denoise
 from common.errors import CallError, UserError
-from common.evaluation import (
+from common.evaluation import scores as evaluation
+from common.evaluation.baselines import BASELINES
+from common.evaluation.metrics import METRICS, improvement_name, snr
+from common.evaluation.scores import (
     DENOISED,
     DO_NOTHING,
     WHERE_PRINT,
@@ -18,15 +20,12 @@ from common.evaluation import (
     bootstrap_interval,
     evaluate,
     format_summary,
-    load_test_pairs,
-    manifest_sha256,
     markdown_table,
-    segments,
     summarise,
 )
-from common.metrics import METRICS, improvement_name, snr
-from common.noise_print import print_power
-from common.stft import STFT
+from common.network.dcunet import LITERATURE
+from common.network.noise_print import print_power
+from common.network.stft import STFT
 from tests.conftest import mini_model
 
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from common import evaluation_prints
-from common.audio import read_audio, resample, write_audio
-from common.dataset import pairs_in
-from common.evaluation_prints import GUARD_SECONDS, build_prints, longest_free, segment_print
+from common.audio.reading import read_audio, resample
+from common.audio.signals import RECORDINGS, LoopedNoise
+from common.audio.writing import write_audio
+from common.data.manifest import MANIFEST
+from common.data.noises import parse_clip
+from common.data.pairs import pairs_in
+from common.evaluation import prints as evaluation_prints
+from common.evaluation.prints import GUARD_SECONDS, build_prints, longest_free, segment_print
 from common.files import write_csv
-from common.manifest import MANIFEST
-from common.noise_print import TEST_PRINT_SECONDS
-from common.noises import parse_clip
-from common.pool import SAMPLE_RATE, SEGMENT_SAMPLES
-from common.signals import RECORDINGS, LoopedNoise
+from common.network.noise_print import TEST_PRINT_SECONDS
+from common.network.stft import SAMPLE_RATE, SEGMENT_SAMPLES
 
 SEGMENT_SECONDS = SEGMENT_SAMPLES / SAMPLE_RATE
 FACTOR = {"gain": "0.5", "input_scale": "0.3"}

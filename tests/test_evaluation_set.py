@@ -3,13 +3,13 @@ import shutil
 import numpy as np
 import pytest
 
-from common.audio import read_audio
-from common.dataset import pairs_in
+from common.audio.reading import read_audio
+from common.data.clean_pairs import load_test_pairs
+from common.data.pairs import pairs_in
 from common.errors import UserError
-from common.evaluation import load_test_pairs
-from common.evaluation_set import INDEX, PRINT_INDEX, build, check
+from common.evaluation.frozen_set import INDEX, PRINT_INDEX, build, check
+from common.files import read_rows
 from common.labels import WHITE
-from common.manifest import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_prints_are_there_where_they_can_be(frozen):
 
 
 def test_the_same_sources_give_the_same_bytes(frozen, call, corpus, tmp_path):
-    flags = ["-m", "common.evaluation_set", "--songs", corpus[0], "--noises", corpus[1], "--segments", 3,
+    flags = ["-m", "common.evaluation", "--songs", corpus[0], "--noises", corpus[1], "--segments", 3,
              "--noises-per-song", 1, "--conditions", "white", "mixed", "siren"]
     done = call(*flags, "-o", tmp_path / "again", "--check", frozen / INDEX)
     assert "9 segments are those of" in done.stderr

@@ -5,13 +5,14 @@ import pytest
 import soundfile as sf
 import torch
 
-from common import audio
-from common.audio import AudioError, AudioReader
-from common.checkpoints import load_weights, weights_content
-from common.dcunet import DCUNet20
+from common.audio import reading as audio
+from common.audio.reading import AudioReader
+from common.audio.sinks import AudioError
 from common.errors import UserError
-from common.model import Denoiser
-from common.stft import STFT
+from common.network.checkpoints import load_weights, weights_content
+from common.network.dcunet import DCUNet20
+from common.network.model import Denoiser
+from common.network.stft import STFT
 from tests.encoding import encode
 
 KINDS = {"a.wav": "PCM_16", "b.wav": "FLOAT", "c.flac": "PCM_16", "d.ogg": "VORBIS", "e.opus": "OPUS",

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from benchmarks.textbook import textbook_copy, textbook_planes
-from common.dcunet import FOLDED, LITERATURE, DCUNet20
 from common.errors import CallError
-from common.export import export_onnx, export_program
-from common.inference import folded_network, inference_form
-from common.metrics import snr
-from common.model import Denoiser
-from common.stft import STFT
+from common.evaluation.metrics import snr
+from common.network.dcunet import FOLDED, LITERATURE, DCUNet20
+from common.network.export import export_onnx, export_program
+from common.network.inference import folded_network, inference_form
+from common.network.model import Denoiser
+from common.network.stft import STFT
 
 FRAMES = {LITERATURE: 99, FOLDED: 96}
 

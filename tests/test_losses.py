@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.losses import LOSSES, sdr_loss, spectrum_l2_loss, weighted_sdr_loss
+from common.training.losses import LOSSES, sdr_loss, spectrum_l2_loss, weighted_sdr_loss
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ import pytest
 import soundfile as sf
 import torch
 
-from common.audio import read_audio, resample, write_audio
-from common.dataset import check_disjoint, find_pairs, heard
+from common.audio.reading import read_audio, resample
+from common.audio.signals import GaussianNoise
+from common.audio.writing import write_audio
+from common.data.manifest import read_dataset, read_manifest
+from common.data.merging import MergeSettings
+from common.data.pairs import check_disjoint, find_pairs, heard
+from common.data.songs import song_name
 from common.errors import UserError
-from common.manifest import read_dataset, read_manifest
-from common.merging import MergeSettings
-from common.signals import GaussianNoise
-from common.songs import song_name
 from tests.conftest import measured_snr_db
 
 SPLITS = ("train", "validation", "test")

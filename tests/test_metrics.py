@@ -5,8 +5,8 @@ from pesq import pesq
 from pystoi import stoi as pystoi
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio, signal_noise_ratio
 
-from common import metrics
 from common.errors import UserError
+from common.evaluation import metrics
 
 RATE = 16000
 

@@ -4,9 +4,9 @@ import soundfile as sf
 import torch
 import torchaudio
 
-from common import mixing
-from common.audio import write_audio
-from common.signals import LoopedNoise, Song
+from common.audio.signals import LoopedNoise, Song
+from common.audio.writing import write_audio
+from common.data import mixing
 from tests.conftest import measured_snr_db
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.data.pool import FULL_SCALE, SONG, Clip, Pool
 from common.errors import CallError, UserError
-from common.mixtures import (
+from common.network.stft import SAMPLE_RATE
+from common.training.mixtures import (
     HALF_TAPS,
     SYNTHETIC,
     MixtureSettings,
@@ -15,7 +17,6 @@ from common.mixtures import (
     parse_noises,
     synthetic,
 )
-from common.pool import FULL_SCALE, SAMPLE_RATE, SONG, Clip, Pool
 
 LABELS = ("dog_bark", "siren", "rain")
 

@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import CallError
-from common.noises import (
+from common.data.noises import (
     ClassNoises,
     MixedNoises,
     NoiseClip,
@@ -16,6 +15,7 @@ from common.noises import (
     parse_clip,
     scan_folds,
 )
+from common.errors import CallError
 
 
 @pytest.fixture

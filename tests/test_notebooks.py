@@ -9,10 +9,11 @@ import papermill
 import pytest
 import soundfile as sf
 
-from common.audio import read_audio, write_audio
-from common.checkpoints import save_weights
-from common.dataset import check_disjoint, heard, pairs_in
-from common.notebooks import read_records, unquoted
+from common.audio.reading import read_audio
+from common.audio.writing import write_audio
+from common.data.pairs import check_disjoint, heard, pairs_in
+from common.network.checkpoints import save_weights
+from common.notebook.records import read_records, unquoted
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted([ROOT / "NoiseRemover.ipynb", *(ROOT / "notebooks").glob("*.ipynb")])

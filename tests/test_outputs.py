@@ -10,11 +10,14 @@ import pytest
 import correlation
 import merger
 import merger_white
-from common import checkpoints, evaluation_set, export, provenance, segment_sets, training_cli
-from common.audio import write_audio
-from common.checkpoints import save_weights
+from common.audio.writing import write_audio
+from common.data import provenance, segment_sets
 from common.errors import CallError
+from common.evaluation import frozen_set as evaluation_set
+from common.network import checkpoints, export
+from common.network.checkpoints import save_weights
 from common.outputs import check_folders, check_outputs
+from common.training import __main__ as training_cli
 
 WHITE = ["--path-songs", "songs", "--iter-songs", "1", "--iter-white-noise", "1", "--input-dir"]
 REAL = ["--path-songs", "songs", "--path-noises", "noises", "--input-dir"]

@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from common.checkpoints import load_weights
-from common.parallel import Processes
+from common.network.checkpoints import load_weights
+from common.training.parallel import Processes
 from tests.conftest import ROOT
 
 FLAGS = ["--width", "2", "--epochs", "2", "--steps-per-epoch", "4", "--batch-size", "4", "--warmup-steps", "2",
@@ -23,24 +23,14 @@ FLAGS = ["--width", "2", "--epochs", "2", "--steps-per-epoch", "4", "--batch-siz
          "--learning-rate", "1e-3"]
 
 
-# The rounding of bfloat16 would hide what several processes may change.
-FLOAT32 = """import common.model
-from common.cli import run
-from common.training_cli import main
-
-common.model.computes_bfloat16_fast = lambda device: False
-run(main)
-"""
-
-
-def launch(pool, folder, processes, *flags, program=("-m", "common.training")):
-    """Begin a training as a user would, or by another program; returns the running process."""
+def launch(pool, folder, processes, *flags):
+    """Begin a training as a user would; returns the running process."""
     # For processors too: accelerate would take MPI for them, which not every machine has.
     head = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", processes, "--num_machines", 1,
             "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0] if processes > 1 else []
-    command = [sys.executable, *head, *program, "run", pool, "-o", folder, *FLAGS, *flags]
+    command = [sys.executable, *head, "-m", "common.training", "run", pool, "-o", folder, *FLAGS, *flags]
     return subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+                            text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "DENOISER_PRECISION": "float32"})
 
 
 def history(folder):
@@ -51,8 +41,7 @@ def history(folder):
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(pool_folder, tmp_path):
     """T5: same global batch, same batch norm, same validation."""
-    (tmp_path / "float32.py").write_text(FLOAT32)
-    runs = {n: launch(pool_folder, tmp_path / str(n), n, program=[tmp_path / "float32.py"]) for n in (1, 2)}
+    runs = {n: launch(pool_folder, tmp_path / str(n), n) for n in (1, 2)}
     for n, process in runs.items():
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, f"{n} processes: {errors}"
@@ -90,12 +79,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import training
+from common.training import loop as training
 from common.errors import UserError
 from common.locks import locked
 from common.seeds import stream
-from common.train_settings import TrainSettings
-from common.training import train
+from common.training.settings import TrainSettings
+from common.training.loop import train
 
 torch.set_num_threads(1)
 first, base, found = os.environ["RANK"] == "0", Path(sys.argv[1]), {}

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from common import plots, widgets
-from common.evaluation import DENOISED, DO_NOTHING
+from common.evaluation.scores import DENOISED, DO_NOTHING
+from common.notebook import plots, widgets
 
 
 @pytest.fixture(autouse=True)

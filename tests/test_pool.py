@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.audio import write_audio
+from common.audio.writing import write_audio
+from common.data.packing import compact, pack, unpack
+from common.data.pool import FULL_SCALE, INDEX, SAMPLES, SONG, Pool
 from common.errors import CallError, UserError, printable
 from common.locks import locked
-from common.packing import compact, pack, unpack
-from common.pool import FULL_SCALE, INDEX, SAMPLES, SONG, Pool
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from common import synth
-from common.audio import read_audio, resample, write_audio
-from common.auto import LABELS, choose, listen, load_classifier
-from common.batch import main as denoising_command
-from common.calibration import AFFORDED_DB
-from common.checkpoints import PRETRAINED, load_weights
-from common.confidence import WINDOW_SAMPLES
-from common.denoising import denoise
-from common.inference import inference_form
+from common.audio.reading import read_audio, resample
+from common.audio.writing import write_audio
+from common.demo import synth
+from common.denoising.__main__ import main as denoising_command
+from common.denoising.auto import LABELS, choose, listen, load_classifier
+from common.denoising.files import denoise
+from common.evaluation.metrics import snr
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
-from common.metrics import snr
+from common.network.checkpoints import PRETRAINED, load_weights
+from common.network.confidence import WINDOW_SAMPLES
+from common.network.inference import inference_form
+from common.training.calibration import AFFORDED_DB
 
 RATES = 44100, 48000
 FILES = sorted(PRETRAINED.glob("*.pth"))

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from common import synth
-from common.audio import AudioReader, write_audio
-from common.noise_stream import resampled
-from common.print_finding import LEAST_SECONDS, find_noise
-from common.stft import STFT
+from common.audio.reading import AudioReader
+from common.audio.writing import write_audio
+from common.demo import synth
+from common.denoising.noise_stream import resampled
+from common.denoising.print_finding import LEAST_SECONDS, find_noise
+from common.network.stft import STFT
 
 RATE = 44100
 

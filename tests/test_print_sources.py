@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from common import batch, print_sources
-from common.audio import read_audio, write_audio
-from common.checkpoints import save_weights
-from common.dcunet import FOLDED, LITERATURE, PLANS
-from common.denoising import denoise, denoise_file
+from common.audio.reading import read_audio
+from common.audio.writing import write_audio
+from common.denoising import __main__ as batch
+from common.denoising import print_sources
+from common.denoising.files import denoise, denoise_file
+from common.denoising.print_sources import FIND, print_source
 from common.errors import CallError, UserError
-from common.inference import inference_form
-from common.model import Denoiser
-from common.print_sources import FIND, print_source
-from common.stft import STFT
+from common.network.checkpoints import save_weights
+from common.network.dcunet import FOLDED, LITERATURE, PLANS
+from common.network.inference import inference_form
+from common.network.model import Denoiser
+from common.network.stft import STFT
 from tests.conftest import mini_model
 
 NOISE_SECONDS = 2.0

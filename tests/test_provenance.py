@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
+from common.data.manifest import read_manifest
+from common.data.provenance import problems, regenerate
 from common.errors import CallError, UserError
-from common.manifest import read_manifest
-from common.provenance import problems, regenerate
 
 
 def _bytes(*folders):
@@ -21,11 +21,11 @@ SETS = [("merger.py", "train"), ("merger_mixed_white.py", "train", "--format", "
 def test_regenerated_bytes_are_the_same(merged, call, tmp_path, script, split, extra):
     """D1, from the manifest alone (plus the sources)."""
     input_dir, target_dir, _ = merged(script, split, 2, 2, *extra)
-    done = call("-m", "common.provenance", "regenerate", input_dir / "manifest.csv", "--input-dir", tmp_path / "input",
-                "--target-dir", tmp_path / "target")
+    done = call("-m", "common.data.provenance", "regenerate", input_dir / "manifest.csv",
+                "--input-dir", tmp_path / "input", "--target-dir", tmp_path / "target")
     assert "4 pairs made again, bit for bit" in done.stderr
     assert _bytes(tmp_path / "input", tmp_path / "target") == _bytes(input_dir, target_dir)
-    assert "every file is as" in call("-m", "common.provenance", "verify", tmp_path / "input",
+    assert "every file is as" in call("-m", "common.data.provenance", "verify", tmp_path / "input",
                                       tmp_path / "target").stderr
 
 
@@ -49,7 +49,7 @@ def test_whatever_is_wrong_is_found(copy, call):
     (input_dir / "INPUT-S9N9-(a)-(b).wav").touch()
     assert problems(*copy) == [f"{missing} is missing", f"{input_dir}/INPUT-S9N9-(a)-(b).wav is not in the manifest",
                                f"{changed} has changed"]
-    done = call("-m", "common.provenance", "verify", *copy, code=1)
+    done = call("-m", "common.data.provenance", "verify", *copy, code=1)
     assert done.stderr.startswith("error: expected the files of the manifest, but there are problems with 3 (")
 
 

@@ -9,10 +9,11 @@ import pytest
 import soundfile as sf
 from scipy.signal import fftconvolve
 
-from common.audio import AudioError, AudioReader, list_audio, read_audio
-from common.auto import PROBES, _probes
-from common.confidence import WINDOW_SAMPLES
-from common.dataset import _read_crop
+from common.audio.reading import AudioReader, list_audio, read_audio
+from common.audio.sinks import AudioError
+from common.denoising.auto import PROBES, _probes
+from common.network.confidence import WINDOW_SAMPLES
+from common.training.pair_batches import _read_crop
 from tests.encoding import encode
 
 RATE = 44100

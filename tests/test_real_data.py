@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.audio import list_audio, read_audio
-from common.correlation import correlate_folders
-from common.denoising import denoise_file
-from common.manifest import read_manifest
-from common.provenance import problems
+from common.audio.reading import list_audio, read_audio
+from common.data.correlation import correlate_folders
+from common.data.manifest import read_manifest
+from common.data.provenance import problems
+from common.denoising.files import denoise_file
 from tests.conftest import measured_snr_db
 
 REAL_DATA = Path(os.environ.get("REAL_DATA", ""))
@@ -31,7 +31,7 @@ def test_real_songs_and_noises_merge(call, tmp_path):
         noise = noisy / float(row["gain"]) - song
         assert measured_snr_db(song, noise) == pytest.approx(float(row["input_snr_db"]), abs=0.05)
     # Lossy sources too give the same bytes when they are decoded again.
-    call("-m", "common.provenance", "regenerate", tmp_path / "i" / "manifest.csv", "--input-dir", tmp_path / "i2",
+    call("-m", "common.data.provenance", "regenerate", tmp_path / "i" / "manifest.csv", "--input-dir", tmp_path / "i2",
          "--target-dir", tmp_path / "t2")
     assert problems(tmp_path / "i2", tmp_path / "t2") == []
     # What the manifest says of the noises is what is on disk.

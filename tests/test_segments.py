@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common import segment_sets
-from common.audio import read_audio, write_audio
-from common.dataset import PairFile, PairSource, check_disjoint, find_pairs, heard, pairs_in
-from common.errors import CallError, UserError
-from common.manifest import Sources, read_manifest, read_rows
-from common.pool import SEGMENT_SAMPLES
-from common.segment_sets import build_sets, save_segments
-from common.segments import (
+from common.audio.reading import read_audio
+from common.audio.signals import pieces
+from common.audio.writing import write_audio
+from common.data import segment_sets
+from common.data.manifest import Sources, read_manifest
+from common.data.pairs import PairFile, check_disjoint, find_pairs, heard, pairs_in
+from common.data.segment_sets import build_sets, save_segments
+from common.data.segments import (
     Candidate,
     Cut,
     candidates,
@@ -23,8 +23,11 @@ from common.segments import (
     spectral_profile,
     summary,
 )
-from common.signals import pieces
-from common.single_song import SHARES, pairs_from_song, split_song
+from common.data.single_song import SHARES, pairs_from_song, split_song
+from common.errors import CallError, UserError
+from common.files import read_rows
+from common.network.stft import SEGMENT_SAMPLES
+from common.training.pair_batches import PairSource
 
 PAIR = PairFile("S1N1", Path("i"), Path("t"), "song", "white", frozenset())
 WHOLE = Cut(0.5, 0, 0)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from common import signals
-from common.audio import AudioError, write_audio
-from common.signals import GaussianNoise, LoopedNoise, RecordingCache, SilentError, Song, Spool
+from common.audio import signals
+from common.audio.signals import GaussianNoise, LoopedNoise, RecordingCache, SilentError, Song, Spool
+from common.audio.sinks import AudioError
+from common.audio.writing import write_audio
 
 
 def joined(signal, *args):

@@ -9,28 +9,29 @@ import pandas as pd
 import pytest
 import torch
 
-from common import plots
-from common.audio import write_audio
-from common.calibration import calibrate, measure_windows
-from common.checkpoints import load_weights, save_weights
-from common.dataset import find_pairs
+from common.audio.writing import write_audio
+from common.data.pairs import find_pairs
+from common.data.pool import FULL_SCALE, SONG, Clip, Pool, write_index
+from common.data.silence import measurable
 from common.errors import UserError
-from common.evaluation import (
+from common.evaluation.scores import (
     DENOISED,
     DO_NOTHING,
-    PairValidation,
     evaluate,
     format_summary,
     markdown_table,
     save_samples,
     summarise,
 )
-from common.mixtures import MixtureSettings, MixtureSource, MixtureValidation
-from common.pool import FULL_SCALE, SEGMENT_SAMPLES, SONG, Clip, Pool, write_index
-from common.recipe import _keep_better
-from common.silence import measurable
-from common.train_settings import TrainSettings
-from common.training import best_epoch, train
+from common.network.checkpoints import load_weights, save_weights
+from common.network.stft import SEGMENT_SAMPLES
+from common.notebook import plots
+from common.training.calibration import calibrate, measure_windows
+from common.training.loop import best_epoch, train
+from common.training.mixtures import MixtureSettings, MixtureSource, MixtureValidation
+from common.training.pair_batches import PairValidation
+from common.training.recipe import _keep_better
+from common.training.settings import TrainSettings
 
 N = SEGMENT_SAMPLES
 SETTINGS = TrainSettings(width=1, epochs=3, steps_per_epoch=1, batch_size=2, warmup_steps=1)

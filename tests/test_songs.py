@@ -1,8 +1,8 @@
 import pytest
 
+from common.data.noises import SPLITS
+from common.data.songs import MUSDB18_VALIDATION, list_songs, song_name, songs_for_split
 from common.errors import CallError
-from common.noises import SPLITS
-from common.songs import MUSDB18_VALIDATION, list_songs, song_name, songs_for_split
 
 
 def _touch(folder, *names):

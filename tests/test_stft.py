@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from common.stft import STFT
+from common.network.stft import STFT
 
 
 @pytest.mark.parametrize("n", [1, 2, 511, 512, 513, 2047, 44100, 164864])

@@ -13,10 +13,12 @@ from mutagen import id3
 from mutagen.flac import FLAC, Picture
 from PIL import Image
 
-from common import tags as tags_module
-from common.audio import OUTPUT_SUFFIXES, AudioError, AudioReader, AudioWriter, read_audio, write_audio
-from common.denoising import denoise_file
-from common.tags import FRONT_COVER, MAX_FLAC_PICTURE, Tags, read_tags
+from common.audio import tags as tags_module
+from common.audio.reading import AudioReader, read_audio
+from common.audio.sinks import AudioError
+from common.audio.tags import FRONT_COVER, MAX_FLAC_PICTURE, Tags, read_tags
+from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
+from common.denoising.files import denoise_file
 
 
 def picture(kind, mode="RGB", size=8):

@@ -6,16 +6,17 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common import run_state, training
-from common.checkpoints import load_safely, load_weights, save_atomically
-from common.dataset import PairSource, find_pairs
+from common.data.pairs import find_pairs
 from common.errors import CallError, UserError
-from common.evaluation import PairValidation
 from common.locks import locked
-from common.mixtures import MixtureSettings, pool_sources
-from common.model import computes_bfloat16_fast
-from common.train_settings import TrainSettings
-from common.training import train
+from common.network.checkpoints import load_safely, load_weights, save_atomically
+from common.network.model import computes_bfloat16_fast
+from common.training import loop as training
+from common.training import run_state
+from common.training.loop import train
+from common.training.mixtures import MixtureSettings, pool_sources
+from common.training.pair_batches import PairSource, PairValidation
+from common.training.settings import TrainSettings
 
 MINI = {"width": 1, "epochs": 2, "steps_per_epoch": 3, "batch_size": 2, "warmup_steps": 2}
 

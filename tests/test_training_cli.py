@@ -9,13 +9,13 @@ import sys
 import pytest
 import torch
 
-from common import mixtures
-from common.checkpoints import code_commit, load_weights, save_weights
+from common.data.pool import Pool
 from common.errors import CallError, UserError
 from common.labels import weights_name
-from common.pool import Pool
-from common.recipe import run_recipe, trainable
-from common.train_settings import TrainSettings
+from common.network.checkpoints import code_commit, load_weights, save_weights
+from common.training import mixtures
+from common.training.recipe import run_recipe, trainable
+from common.training.settings import TrainSettings
 from tests.conftest import ROOT
 
 SMALL = ["--width", 1, "--batch-size", 2, "--warmup-steps", 2, "--device", "cpu", "--n-validation", 2]
@@ -127,6 +127,6 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypa
 
 def test_the_recipe_needs_no_audio_library():
     heavy = "soundfile av soxr pandas pesq pystoi librosa scipy joblib accelerate matplotlib tensorboard"
-    code = f"import sys, common.training_cli; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    code = f"import sys, common.training.__main__; print([m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from common.checkpoints import save_weights
-from common.dcunet import PLANS, DCUNet20
 from common.errors import UserError
-from common.model import Denoiser
-from common.parallel import Processes
-from common.run_state import begin
-from common.stft import STFT
-from common.train_settings import TrainSettings
-from common.widening import widen
+from common.network.checkpoints import save_weights
+from common.network.dcunet import PLANS, DCUNet20
+from common.network.model import Denoiser
+from common.network.stft import STFT
+from common.training.parallel import Processes
+from common.training.run_state import begin
+from common.training.settings import TrainSettings
+from common.training.widening import widen
 
 
 def random_planes(network):

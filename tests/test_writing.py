@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common import audio as audio_module
-from common import sinks
-from common.audio import OUTPUT_SUFFIXES, AudioError, AudioReader, AudioWriter, read_audio, write_audio
-from common.denoising import denoise_file
+from common.audio import sinks
+from common.audio import writing as audio_module
+from common.audio.reading import AudioReader, read_audio
+from common.audio.sinks import AudioError
+from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
+from common.denoising.files import denoise_file
 
 BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 

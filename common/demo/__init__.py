@@ -1,0 +1,1 @@
+"""A synthetic corpus, and one run that shows everything on it: `python -m common.demo`."""

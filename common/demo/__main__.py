@@ -1,0 +1,163 @@
+"""The whole idea in one run: corpus, pairs, segments, training, evaluation, one denoised song.
+
+With --songs and --noises the same on one's own files; everything goes below one folder, and a second
+call goes on where the first one stopped.
+"""
+
+import argparse
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import papermill
+
+from common.audio.reading import read_audio
+from common.cli import run
+from common.data.manifest import read_manifest
+from common.data.noises import folds_by_split
+from common.demo.corpus import make_corpus
+from common.errors import CallError, UserError
+from common.evaluation.metrics import snr
+from common.evaluation.scores import DENOISED, format_summary
+from common.labels import MIXED, WHITE, weights_name
+from common.network.checkpoints import pretrained_names
+from common.notebook.records import read_records
+
+log = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[2]
+# Higher than for a long training: in so few steps it learns more.
+LEARNING_RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a demo is: (songs at most, noises per song) of each split, training, segments."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+    width: int
+    epochs: int
+    steps_per_epoch: int
+    n_train_segments: int
+    n_held_out_segments: int
+
+
+FULL = Size((24, 12), (4, 2), (12, 6), width=8, epochs=4, steps_per_epoch=60, n_train_segments=360,
+            n_held_out_segments=48)
+# Shows that every step runs and that something is learnt, no more.
+QUICK = Size((12, 4), (4, 2), (6, 4), width=8, epochs=3, steps_per_epoch=70, n_train_segments=40,
+             n_held_out_segments=24)
+
+
+class _NotebookLines(logging.Filter):
+    """Lets through what the notebook itself says, not what papermill says about it."""
+
+    def filter(self, record):
+        text = record.getMessage().strip()
+        return bool(text) and not text.startswith(("Executing ", "Ending Cell", "Input Notebook", "Output Notebook",
+                                                   "Working directory", "<Figure"))
+
+
+def _step(title):
+    log.info("\n== %s", title)
+
+
+def _merge(songs, noises, out, split, folds, n_songs, n_noises):
+    command = [sys.executable, "merger_mixed_white.py", "--path-songs", songs, "--path-noises", noises,
+               "--iter-songs", n_songs, "--iter-noise", n_noises, "--folds", ",".join(map(str, folds)),
+               "--split", split, "--input-dir", out / "input", "--target-dir", out / "target"]
+    log.info("%s", " ".join(map(str, ["python", *command[1:]])))
+    if subprocess.run([str(part) for part in command], cwd=ROOT).returncode:
+        raise UserError(f"expected the {split} set to be built, but the merger failed: see its message above")
+
+
+def _notebook(name, out, **parameters):
+    """Run a notebook under papermill, keep the executed copy in `out`; returns what it recorded."""
+    log.info("papermill %s", name)
+    executed = out / "notebooks" / Path(name).name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {key: str(v) if isinstance(v, Path) else v for key, v in parameters.items()}
+    try:
+        papermill.execute_notebook(str(ROOT / name), str(executed), parameters, cwd=str(ROOT), kernel_name="python3",
+                                   log_output=True, progress_bar=False, extra_arguments=["--log-level=ERROR"])
+    except papermill.PapermillExecutionError as error:
+        raise UserError(f"{name} stopped with {error.ename}: {error.evalue} (see {executed})") from error
+    return read_records(executed)
+
+
+def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size: Size = FULL) -> None:
+    """Run all steps below `out` (absolute); without songs and noises on the generated corpus.
+
+    Raises UserError when a step fails or the trained network does not improve the test songs.
+    """
+    if songs is None:
+        _step("demo corpus: synthetic songs with stems, and noises of ten classes")
+        songs, noises = make_corpus(out / "corpus")
+    _step("pairs: every song with noises, twice in training, against the clean song in test")
+    for split, folds in folds_by_split(noises).items():
+        _merge(songs, noises, out / "merged" / split, split, folds, *getattr(size, split))
+    _step("segments: the best of the training pairs, evenly spread ones of the others")
+    segments, merged = out / "segments", out / "merged"
+    if not segments.is_dir():
+        partial = out / "segments.partial"  # a folder that may be somebody's is never wiped
+        shutil.rmtree(partial, ignore_errors=True)
+        _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=partial,
+                  N_SEGMENTS=size.n_train_segments, N_HELD_OUT=size.n_held_out_segments, SKIP_START_SECONDS=0.0,
+                  SKIP_END_SECONDS=0.0, LISTEN=False)
+        partial.rename(segments)
+        log.info("all segments are there: %s is now %s", partial.name, segments)
+    _step("train with noisy targets only, then evaluate on songs and noises never heard before")
+    _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
+              TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples", LISTEN=False,
+              WIDTH=size.width, EPOCHS=size.epochs, STEPS_PER_EPOCH=size.steps_per_epoch, LEARNING_RATE=LEARNING_RATE)
+    test = read_manifest(merged / "test" / "input")
+    row = next((r for r in test if r["input_noise_class"] == WHITE), test[0])
+    weights = weights_name(row["input_noise_class"])
+    weights = weights if weights in pretrained_names() else MIXED
+    _step(f"denoise one whole song with the pretrained weights {weights}")
+    song, noisy = out / "denoised_song.wav", merged / "test" / "input" / row["input_file"]
+    report = _notebook("notebooks/denoising_entire_song.ipynb", out, MODEL_PATH=weights, INPUT_AUDIO_PATH=noisy,
+                       OUTPUT_AUDIO_PATH=song, RESIDUAL_AUDIO_PATH=out / "removed_from_song.wav", LISTEN=False)
+    clean = read_audio(merged / "test" / "target" / row["target_file"])[0]
+    before, after = (snr(clean, read_audio(path)[0] / gain) for path, gain in ((noisy, 1), (song, report["gain"])))
+    summary = pd.read_csv(out / "Samples" / "summary.csv")
+    print(f"\nHeld-out songs with held-out noises, {int(summary.segments.max())} segments of 3.74 s:\n\n"
+          f"{format_summary(summary)}\n\n"
+          f"a noisy song      {noisy} (SNR {before:.1f} dB)\n"
+          f"denoised          {song} (SNR {after:.1f} dB, pretrained weights {weights})\n"
+          f"what was removed  {out / 'removed_from_song.wav'}\n"
+          f"its picture       {song.with_suffix('.png')}\n"
+          f"samples, plots    {out / 'Samples'}\n"
+          f"weights           {out / 'Weights' / 'best.pth'}\n"
+          f"notebooks as run  {out / 'notebooks'}")
+    gain = float(summary[(summary.noise == "all") & (summary.method == DENOISED)].improvement_db.iloc[0])
+    if not gain > 0:
+        raise UserError(f"expected the network to improve songs that it never heard, but it changed them by {gain:+.2f}"
+                        " dB: give it more or longer songs, or train longer in NoiseRemover.ipynb")
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--out", default="demo", help="folder for everything the run writes (default: demo)")
+    parser.add_argument("--songs", help="folder of your own songs")
+    parser.add_argument("--noises", help="folder of your own noises, in fold1, fold2, ...")
+    parser.add_argument("--quick", action="store_true", help="a smaller run, too short to learn much")
+    args = parser.parse_args()
+    if bool(args.songs) != bool(args.noises):
+        raise CallError("expected both SONGS and NOISES or neither: give the other folder too")
+    logging.getLogger("papermill").addFilter(_NotebookLines())
+    started = time.monotonic()
+    given = [Path(p).absolute() if p else None for p in (args.songs, args.noises)]
+    demo(Path(args.out).absolute(), *given, QUICK if args.quick else FULL)
+    print(f"\ndone in {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    run(main)

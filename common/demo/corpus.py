@@ -1,0 +1,86 @@
+"""A corpus to try everything on, made in seconds instead of downloaded.
+
+Songs are MUSDB18-style stem files (five AAC streams, the mix first) in train/, validation/ and test/;
+noises have UrbanSound8K names, one of every class in each of fold1 ... fold10.
+"""
+
+import argparse
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import joblib
+import numpy as np
+
+from common.audio.writing import write_audio
+from common.cli import run
+from common.demo import synth
+from common.seeds import stream
+
+SONGS_PER_SPLIT = {"train": 8, "validation": 2, "test": 4}
+TITLES = ("Amber", "Brook", "Cinder", "Dune", "Ember", "Fjord", "Glade", "Harbour", "Isle", "Juniper", "Kite",
+          "Lagoon", "Meadow", "Nimbus")
+
+
+def write_stems(path: Path, stems: dict[str, np.ndarray], sample_rate: int) -> None:
+    """Write the sum of `stems`, each (2, samples), and then the stems as AAC streams of one MP4 file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with av.open(str(temporary), "w", format="mp4") as container:
+        streams = []
+        for _ in range(1 + len(stems)):
+            stream = container.add_stream("aac", rate=sample_rate, layout="stereo")
+            stream.bit_rate, stream.options = 192_000, {"aac_coder": "fast"}
+            streams.append(stream)
+        for stream, audio in zip(streams, (sum(stems.values()), *stems.values()), strict=True):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio, np.float32), format="fltp", layout="stereo")
+            frame.sample_rate, frame.time_base, frame.pts = sample_rate, Fraction(1, sample_rate), 0
+            for packet in (*stream.encode(frame), *stream.encode(None)):
+                container.mux(packet)
+    os.replace(temporary, path)
+
+
+def _write_song(path, seed, seconds):
+    stems = synth.song(seed, seconds)
+    peak = np.abs(sum(stems.values())).max()
+    write_stems(path, {name: audio * (0.8 / peak) for name, audio in stems.items()}, synth.SAMPLE_RATE)
+
+
+def _write_noises(folder, fold, seed):
+    for class_id in range(10):
+        key = seed * 100 + fold
+        seconds = stream(key, "length", class_id).uniform(2, 4)
+        path = folder / f"fold{fold}" / f"{100000 + 100 * fold + class_id}-{class_id}-0-0.wav"
+        write_audio(path, synth.noise(class_id, key, seconds), synth.SAMPLE_RATE)
+
+
+def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, jobs: int = -1) -> tuple[Path, Path]:
+    """Write the corpus unless it is there already; returns the folders of songs and noises."""
+    songs, noises, done = (Path(folder) / name for name in ("songs", "noises", f"corpus-{seed}-{song_seconds:g}"))
+    if done.exists():
+        return songs, noises
+    work, n = [], 0
+    for split, count in SONGS_PER_SPLIT.items():
+        (songs / split).mkdir(parents=True, exist_ok=True)
+        for _ in range(count):
+            work.append(joblib.delayed(_write_song)(songs / split / f"{TITLES[n]}.stem.mp4", seed * 100 + n,
+                                                    song_seconds))
+            n += 1
+    work += [joblib.delayed(_write_noises)(noises, fold, seed) for fold in range(1, 11)]
+    joblib.Parallel(n_jobs=jobs)(work)
+    done.touch()
+    return songs, noises
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", help="where to write songs/ and noises/")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus (default 0)")
+    args = parser.parse_args()
+    songs, noises = make_corpus(args.folder, args.seed)
+    print(f"songs in {songs}, noises in {noises}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,386 @@
+"""Noise2Noise pairs mixed on the fly: a crop of a song with two independent noises, drawn from a pool.
+
+What a row of a batch holds is decided on the host by (seed, step, row) alone, so that a restart repeats it and any
+number of processes share the rows out; the samples are then gathered and mixed where the pool lies.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.data.pool import FULL_SCALE, POWER_BLOCK, SONG, Clip, Pool
+from common.data.silence import measurable
+from common.errors import CallError, UserError
+from common.labels import CLASS_NAMES, MIXED
+from common.network.model import Denoiser, autocast
+from common.network.noise_print import LEAST_PRINT_SECONDS, TEST_PRINT_SECONDS, print_power
+from common.network.stft import SAMPLE_RATE, SEGMENT_SAMPLES
+from common.seeds import stream
+
+# Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises up to some 4 kHz.
+# Below 20 Hz, which nobody hears, nothing grows any further.
+SPECTRA = {
+    "white": torch.ones_like,
+    "pink": lambda f: 1 / f.clamp(min=20),
+    "brown": lambda f: 1 / f.clamp(min=20).square(),
+    "hiss": lambda f: f.square() / (f.square() + 4000**2),
+}
+HUM = "hum"  # harmonics of the mains
+SYNTHETIC = (*SPECTRA, HUM)
+MAINS_HZ, HUM_HARMONICS = (50.0, 60.0), 12
+CLASSES, OTHER = "classes", "other"
+# What "mixed" stands for: each UrbanSound8K class as often as any other noise alone, and white a fifth of all.
+MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
+# 30 dB under the song's level there is little to learn: such a crop is drawn again, so many times.
+QUIET, MAX_DRAWS = 1e-3, 10
+# A print takes at most this share of a clip, and the mixture's noise the rest.
+PRINT_SHARE_OF_CLIP = 1 / 3
+# Interpolation: taps of the windowed sinc on either side.
+HALF_TAPS = 4
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """How pairs are mixed; saved with a run.
+
+    noise, target_noise: what the input's and the target's noise are drawn from: names with weights, as
+    "white:2,siren,hum:0.5". A name is white, pink, brown, hiss, hum, a label of the pool, `classes` (all
+    UrbanSound8K classes evenly), `other` (all other labels evenly) or `mixed` (MIXED_NOISES). The two noises of a
+    pair never have a label or a recording in common, synthetic ones apart, which are drawn anew. snr_db: range for
+    either member, of a clip's whole level against the song's. target_snr_offset_db: the range in which the target's SNR
+    lies above the input's (common.training.losses says what for); None: the target's SNR is drawn on its own.
+    print_share: the share of the rows that come with a noise print, another stretch of the input's noise at the same
+    level. print_seconds: the range of its length. song_speed, noise_speed: ranges of the factor by which a clip is
+    played faster; for noises it also moves up the band of what was recorded at low rates. clean_target: Noise2Clean on
+    the same draws, for comparison.
+    """
+
+    noise: str = MIXED
+    target_noise: str = MIXED
+    snr_db: tuple[float, float] = (-3.0, 27.0)
+    target_snr_offset_db: tuple[float, float] | None = (-5.0, 5.0)
+    print_share: float = 0.7
+    print_seconds: tuple[float, float] = (0.5, 2.0)
+    song_speed: tuple[float, float] = (0.94, 1.06)
+    noise_speed: tuple[float, float] = (0.8, 2.0)
+    clean_target: bool = False
+
+    def __post_init__(self):
+        for name in ("snr_db", "target_snr_offset_db", "print_seconds", "song_speed", "noise_speed"):
+            low, high = getattr(self, name) or (0, 0)
+            if low > high or ("speed" in name and low <= 0):
+                raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds above 0, got {low:g} {high:g}")
+        if not 0 <= self.print_share <= 1:
+            raise CallError(f"expected a print_share from 0 to 1, got {self.print_share}")
+        if self.print_seconds[0] < LEAST_PRINT_SECONDS:
+            raise CallError(f"expected print_seconds of at least {LEAST_PRINT_SECONDS}, got {self.print_seconds[0]:g}")
+
+
+def _members(name, labels):
+    """The single noises that a name stands for, with shares that sum to 1."""
+    if name == MIXED:
+        return parse_noises(MIXED_NOISES, labels)
+    groups = {CLASSES: [x for x in labels if x in CLASS_NAMES], OTHER: [x for x in labels if x not in CLASS_NAMES]}
+    members = groups.get(name, [name])
+    return {member: 1 / len(members) for member in members}
+
+
+def parse_noises(text: str, labels: Sequence[str]) -> dict[str, float]:
+    """Shares, which sum to 1, of single noises as in MixtureSettings; raises CallError for an unknown name."""
+    shares = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition(":")
+        members = _members(name, labels)
+        if not set(members) <= {*SYNTHETIC, *labels}:
+            raise CallError(f"expected noises among {', '.join((*SYNTHETIC, CLASSES, OTHER, MIXED, *labels))}, got "
+                            f"{name!r}")
+        try:
+            weight = float(weight or 1)
+        except ValueError:
+            weight = -1.0
+        if weight <= 0:
+            raise CallError(f"expected a weight above 0 behind {name}:, got {part!r}")
+        for member, share in members.items():
+            shares[member] = shares.get(member, 0) + weight * share
+    if not shares:
+        raise CallError(f"expected noises, but the pool holds none for {text!r}: choose another name")
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One crop: where, how fast, how loud.
+
+    It is cut from `length` samples of the clip, from `begin` on, which are looped; the crop starts `offset` samples
+    after `begin`. `clip` None: a synthetic noise of this `label` from `seed`, from its sample `offset` on.
+    """
+
+    label: str
+    gain: float
+    clip: Clip | None = None
+    channel: int = 0
+    begin: int = 0
+    length: int = 0
+    offset: int = 0
+    speed: float = 1.0
+    seed: int = 0
+
+    @property
+    def name(self):
+        return self.clip.name if self.clip else self.label
+
+    def print(self, n_samples):
+        """The same noise at the same level where a crop of `n_samples` does not hear it; None where too little is left.
+        """
+        if self.clip is None:
+            return replace(self, offset=n_samples)
+        begin = 0 if self.begin else self.length
+        left = self.clip.length - self.length
+        if left < LEAST_PRINT_SECONDS * SAMPLE_RATE * self.speed:
+            return None
+        return replace(self, begin=begin, length=left, offset=0)
+
+
+class MixtureSource:
+    """Batches of mixtures of one split of a pool."""
+
+    def __init__(self, pool: Pool, settings: MixtureSettings, split: str = "train"):
+        self.pool, self.mixture, self.split = pool, settings, split
+        self.songs = pool.select(split, songs=True)
+        self._by_label = {}
+        for clip in pool.clips:
+            if clip.split == split and clip.label != SONG:
+                self._by_label.setdefault(clip.label, []).append(clip)
+        self._shares = [parse_noises(text, sorted(self._by_label))
+                        for text in (settings.noise, settings.target_noise)]
+        first, second = self._shares
+        if len(second) == 1 and set(second) <= set(first) - set(SYNTHETIC):
+            raise CallError("expected a target noise of another label than the input's, got "
+                            f"{settings.target_noise!r} for {settings.noise!r}: set target_noise to mixed")
+        self._powers = [[pool.block_powers(clip, c) for c in range(clip.channels)] for clip in self.songs]
+
+    @property
+    def clean_target(self) -> bool:
+        """Whether the targets hold no noise."""
+        return self.mixture.clean_target
+
+    def heard(self) -> tuple[set[str], set[str]]:
+        """The names of the songs and of the noise recordings."""
+        noises = (clip for clips in self._by_label.values() for clip in clips)
+        return {clip.name for clip in self.songs}, {clip.recording for clip in noises}
+
+    def settings(self) -> dict:
+        """What decides the batches besides seed and step, as plain values."""
+        return {"pool_sha256": self.pool.sha256(), "split": self.split, "songs": len(self.songs),
+                "noises": sum(map(len, self._by_label.values())), **asdict(self.mixture)}
+
+    def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of these rows, each (len(rows), n_samples) float32, where the pool lies."""
+        drawn = [self._draw(seed, step, row, n_samples) for row in rows]
+        song, first, second = (self._render([parts[k] for parts in drawn], n_samples) for k in range(3))
+        return song + first, song if self.mixture.clean_target else song + second
+
+    def prints(self, seed: int, step: int, rows: range, n_samples: int) -> torch.Tensor:
+        """The noise prints of batch()'s inputs, (len(rows), samples) float32; zeros for a row without one."""
+        low, high = self.mixture.print_seconds
+        n_print = int(SAMPLE_RATE * stream(seed, f"{self.split} print length", step).uniform(low, high))
+        parts = [self._draw(seed, step, row, n_samples)[3] for row in rows]
+        return self._render(parts, n_print)
+
+    def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
+        """What the rows of a batch were made of."""
+        return [f"{song.name} + {first.name} / {second.name}" for song, first, second, _ in
+                (self._draw(seed, step, row, n_samples) for row in rows)]
+
+    def _draw(self, seed, step, row, n_samples):
+        """Song, input noise, target noise and the input noise's print or None."""
+        rng = stream(seed, f"{self.split} mixtures", step, row)
+        song = self._draw_song(rng, n_samples)
+        snr_db = rng.uniform(*self.mixture.snr_db)
+        first = self._draw_noise(rng, self._shares[0], snr_db, n_samples, None)
+        offset_db = self.mixture.target_snr_offset_db
+        snr_db = snr_db + rng.uniform(*offset_db) if offset_db else rng.uniform(*self.mixture.snr_db)
+        second = self._draw_noise(rng, self._shares[1], snr_db, n_samples, first)
+        return song, first, second, first.print(n_samples) if rng.random() < self.mixture.print_share else None
+
+    def _draw_song(self, rng, n_samples):
+        """A crop at an RMS of 1 for the whole clip; every song is as likely as any other, however long it is."""
+        gain = rng.choice([-1.0, 1.0])
+        for _ in range(MAX_DRAWS):
+            number = rng.integers(len(self.songs))
+            clip = self.songs[number]
+            part = self._draw_crop(rng, clip, gain / clip.rms, self.mixture.song_speed, n_samples)
+            powers = self._powers[number][part.channel]  # of the blocks that lie wholly in the crop, at least one
+            first = min(-(-part.offset // POWER_BLOCK), len(powers) - 1)
+            end = int(part.offset + n_samples * part.speed) // POWER_BLOCK
+            if powers[first : max(end, first + 1)].mean() > QUIET * clip.rms**2:
+                break
+        return part
+
+    def _draw_noise(self, rng, shares, snr_db, n_samples, other):
+        """A noise at its SNR against a song of RMS 1; with neither label nor recording of the noise `other`."""
+        gain = 10 ** (-snr_db / 20)
+        not_label, not_recording = (other.label, other.clip.recording) if other and other.clip else (None, None)
+        names = [name for name in shares if name != not_label]
+        odds = np.array([shares[name] for name in names])
+        for _ in range(MAX_DRAWS):
+            label = names[rng.choice(len(names), p=odds / odds.sum())]
+            if label in SYNTHETIC:
+                return _Part(label, gain, seed=int(rng.integers(2**62)))
+            clips = [clip for clip in self._by_label[label] if clip.recording != not_recording]
+            if clips:
+                clip = clips[rng.integers(len(clips))]
+                n_print = int(SAMPLE_RATE * self.mixture.print_seconds[1])
+                return self._draw_crop(rng, clip, gain / clip.rms, self.mixture.noise_speed, n_samples, n_print)
+        raise UserError(f"expected target noises of other recordings than {not_recording}, but {', '.join(names)} have "
+                        "none: allow more noises")
+
+    @staticmethod
+    def _draw_crop(rng, clip, gain, speed_range, n_samples, n_print=0):
+        """A crop of a clip; the clip's first or last samples, enough for a print of `n_print`, are left out of it."""
+        speed = float(np.exp(rng.uniform(*np.log(speed_range))))
+        n_kept = min(int(n_print * speed), int(clip.length * PRINT_SHARE_OF_CLIP))
+        length = clip.length - n_kept
+        begin = n_kept if rng.random() < 0.5 else 0
+        free = length - n_samples * speed  # a shorter stretch is looped, from anywhere
+        offset = int(rng.integers(max(1, int(free if free > 0 else length))))
+        return _Part(clip.label, gain, clip, int(rng.integers(clip.channels)), begin, length, offset, speed)
+
+    def _render(self, parts, n_samples):
+        """The crops of a batch, (len(parts), n_samples); zeros for a part that is None."""
+        device = self.pool.samples.device
+        out = torch.zeros(len(parts), n_samples, device=device)
+        for i, part in enumerate(parts):
+            if part and part.clip is None:
+                made = synthetic(part.label, part.seed, part.offset + n_samples, device)
+                out[i] = made[part.offset :] * part.gain
+        real = [i for i, part in enumerate(parts) if part and part.clip]
+        if real:
+            found = [parts[i] for i in real]
+            places = torch.tensor([[p.clip.start + p.channel * p.clip.length + p.begin, p.length, p.offset]
+                                   for p in found])
+            floats = torch.tensor([[p.speed, p.gain / FULL_SCALE] for p in found], dtype=torch.float64)
+            crops = _interpolate(self.pool.samples, *_to(places, device).T, *_to(floats, device).T, n_samples,
+                                 int(n_samples * max(p.speed for p in found)) + 2 * HALF_TAPS + 1)
+            out.index_copy_(0, _to(torch.tensor(real), device), crops)
+        return out
+
+
+def _to(tensor, device):
+    """To the device without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _interpolate(samples, start, length, first, speed, gain, n, n_read):
+    """Crops (rows, n) of looped stretches samples[start : start + length] from `first` on.
+
+    By a Hann-windowed sinc: at a distance d from a sample its weight is sin(pi d) / (pi d) times the window. sin(pi d)
+    has one magnitude at all samples, which the division by the sum of weights takes out: signs that alternate are left.
+    Nothing is band-limited before it is played faster: at most the top 6 % of a song's band fold back, in input and
+    target alike, and a noise may be any noise. n_read: samples that the longest crop spans.
+    """
+    steps = torch.arange(1 - HALF_TAPS, n_read + 1 - HALF_TAPS, device=samples.device)
+    read = samples[start[:, None] + (first[:, None] + steps) % length[:, None]].float()
+    position = speed[:, None] * torch.arange(n, device=samples.device, dtype=torch.float64)
+    whole = position.long()
+    fraction = (position - whole).float().clamp_(1e-6, 1 - 1e-6)
+    angle = fraction * (math.pi / HALF_TAPS)
+    cosine, sine = angle.cos(), angle.sin()
+    total, norm = torch.zeros_like(fraction), torch.zeros_like(fraction)
+    for tap in range(1 - HALF_TAPS, HALF_TAPS + 1):
+        turn = math.pi / HALF_TAPS * tap
+        window = cosine * math.cos(turn) + sine * math.sin(turn) + 1
+        weight = window.mul_((-1) ** tap).div_(fraction - tap)
+        total.addcmul_(read.gather(1, whole + (tap + HALF_TAPS - 1)), weight)
+        norm += weight
+    return total.div_(norm).mul_(gain[:, None].float())
+
+
+def synthetic(name: str, seed: int, n_samples: int, device: str | torch.device = "cpu") -> torch.Tensor:
+    """A synthetic noise at SAMPLE_RATE of unit RMS (in expectation), (n_samples,), one of SYNTHETIC.
+
+    The same seed gives the same noise on one kind of device; generators of processors and GPUs differ.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    if name == HUM:
+        return _hum(generator, n_samples, device)
+    white = torch.randn(n_samples, generator=generator, device=device)
+    if name == "white":
+        return white
+    frequency = torch.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE, device=device)
+    power = SPECTRA[name](frequency)
+    return torch.fft.irfft(torch.fft.rfft(white) * (power / power.mean()).sqrt(), n_samples)
+
+
+def _hum(generator, n_samples, device):
+    """Harmonics of 50 or 60 Hz, falling by about 1/n with random strengths and phases."""
+    random = torch.rand(3, HUM_HARMONICS, generator=generator, device=device)
+    mains = torch.where(random[2, 0] < 0.5, *MAINS_HZ)
+    n = torch.arange(1, HUM_HARMONICS + 1, device=device)
+    strength = random[0] / n
+    strength = strength / (strength.square().sum() / 2).sqrt()
+    seconds = torch.arange(n_samples, device=device) / SAMPLE_RATE
+    return strength @ torch.sin(2 * torch.pi * (mains * n[:, None] * seconds + random[1, :, None]))
+
+
+class MixtureValidation:
+    """Mixtures that are drawn once and for all, with the clean crops they were made of.
+
+    The clean crop is used for nothing but measuring. n: mixtures; n_samples: of each.
+    """
+
+    def __init__(self, source: MixtureSource, n: int, n_samples: int, seed: int = 0, batch_size: int = 8):
+        self.source, self.n, self.n_samples, self.seed, self.batch_size = source, n, n_samples, seed, batch_size
+
+    def heard(self) -> tuple[set[str], set[str]]:
+        """The names of the songs and of the noise recordings."""
+        return self.source.heard()
+
+    @property
+    def has_prints(self) -> bool:
+        """Whether gains() can give the model noise prints."""
+        return self.source.mixture.print_share > 0
+
+    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
+        """SNR improvement in dB of each mixture of `part`, None without song or noise; `model` lies beside the pool.
+
+        with_print: the model is given the noise prints.
+        """
+        found, numbers = [], range(self.n)[part]
+        device = str(self.source.pool.samples.device)
+        for first in range(0, len(numbers), self.batch_size):
+            where = self.seed, 0, numbers[first : first + self.batch_size], self.n_samples
+            noisy, clean = self.source.batch(*where)
+            power = print_power(self.source.prints(*where), model.stft) if with_print else None
+            with torch.inference_mode(), autocast(device):
+                estimate = model(noisy, print_power=power)
+            before = _snr_db(clean, noisy)
+            gains = (_snr_db(clean, estimate) - before).tolist()
+            found += [gain if heard else None for gain, heard in zip(gains, measurable(before).tolist(), strict=True)]
+        return found
+
+
+def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: int, device: str = "cpu"
+                 ) -> tuple[MixtureSource, MixtureValidation]:
+    """Training batches from a pool, and `n_validation` mixtures of 3.74 s of its validation split."""
+    pool = Pool.load(folder, device)
+    return MixtureSource(pool, settings), pool_validation(pool, settings, n_validation)
+
+
+def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureValidation:
+    """`n` mixtures of 3.74 s of the validation split, mixed as `settings` say, of songs at their own speed.
+
+    All have a print of TEST_PRINT_SECONDS where their noise is long enough.
+    """
+    settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0), print_share=1.0,
+                       print_seconds=(TEST_PRINT_SECONDS,) * 2)
+    return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)
+
+
+def _snr_db(reference, estimate):
+    return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))

@@ -1,0 +1,38 @@
+"""Imports between the rooms of the library go one way."""
+
+import ast
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+# A room may import from those before it, and from the modules beside the rooms.
+ROOMS = ("audio", "network", "denoising", "data", "evaluation", "training", "notebook", "demo")
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the library that a file imports, in functions too."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in nodes if node.module and node.module.split(".")[0] == "common"}
+
+
+def test_every_folder_is_a_known_room():
+    assert sorted(path.parent.name for path in (ROOT / "common").glob("*/__init__.py")) == sorted(ROOMS)
+
+
+def test_rooms_import_from_rooms_before_them():
+    for path in (ROOT / "common").rglob("*.py"):
+        place = path.relative_to(ROOT / "common").parts
+        own = ROOMS.index(place[0]) if len(place) > 1 else -1
+        for module in imported(path):
+            room = module.split(".")[1:2]
+            if room and room[0] in ROOMS:
+                assert ROOMS.index(room[0]) <= own, f"{path} imports {module}"
+
+
+def test_no_two_modules_import_each_other():
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "common").rglob("*.py")}
+    needs = {name: {m for m in imported(path) if m in files} for name, path in files.items()}
+    while ready := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in ready:
+            del needs[name]
+    assert not needs, f"these import each other: {sorted(needs)}"
