@@ -5,10 +5,9 @@ the cross-correlation within 50 ms and its lag; and with a merger's manifest in 
 of the two noises alone, without one the bounds that two signals allow.
 """
 
-import argparse
 from pathlib import Path
 
-from common.cli import run
+from common.cli import Parser, run
 from common.data.correlation import SUFFIXES, check_output_name, correlate_folders, report, write_results
 from common.data.manifest import DATASET, MANIFEST
 from common.outputs import check_outputs
@@ -19,12 +18,12 @@ TABLES = MANIFEST, DATASET
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("audio_dir1", help="first folder of audio files (INPUT, with the manifest)")
     parser.add_argument("audio_dir2", help="second folder of audio files (TARGET)")
     parser.add_argument("output_file", help=f"results, by suffix {', '.join(SUFFIXES)}; a histogram .png beside it")
     parser.add_argument("--path-noises", help="where the noises are now (default: as dataset.json says)")
-    parser.add_argument("--jobs", type=int, default=-1, help="worker processes, -1 for all cores (default)")
+    parser.add_argument("--jobs", type=int, default=-1, help="worker processes, -1 for all cores")
     args = parser.parse_args()
     output = check_output_name(args.output_file)
     check_outputs([(output, "the results"), (output.with_suffix(".png"), "the histogram")],

@@ -7,7 +7,6 @@ textbook it is, and the share of the machine's matrix-product peak that the comp
 where the time of the folded convolutions goes.
 """
 
-import argparse
 import shutil
 import statistics
 import tempfile
@@ -17,7 +16,7 @@ import torch
 
 from benchmarks.textbook import textbook_copy, textbook_planes
 from benchmarks.timing import matrix_peak, seconds_of
-from common.cli import run
+from common.cli import Parser, run
 from common.errors import CallError
 from common.network.dcunet import FOLDED, FREQUENCY, PLANS, TIME, DCUNet20
 from common.network.inference import folded_network
@@ -112,8 +111,7 @@ def profile(network):
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--plan", choices=PLANS, default=FOLDED)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--seconds", type=float, nargs="+", default=[3.74, 30.0], help="lengths of the inputs")

@@ -5,7 +5,6 @@
 The weights are random: neither time nor memory depends on them. Each song is a fresh process, measured from outside.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 
 from benchmarks.long_song import SAMPLE_RATE, make_song
 from benchmarks.mixing import run_measured
-from common.cli import run
+from common.cli import Parser, run
 from common.network.checkpoints import save_weights
 from common.network.dcunet import DCUNet20
 from common.network.model import Denoiser
@@ -22,8 +21,7 @@ from common.network.stft import STFT
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--width", type=int, default=16, help="of the network")
     parser.add_argument("--minutes", type=int, nargs="+", default=[10, 60], help="lengths of the songs")
     parser.add_argument("--channels", type=int, default=2, help="of the songs")

@@ -3,7 +3,6 @@
     python -m benchmarks.long_song [--minutes 10 120]
 """
 
-import argparse
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from benchmarks.mixing import run_measured
 from common.audio.writing import AudioWriter
-from common.cli import run
+from common.cli import Parser, run
 from common.demo.corpus import make_corpus
 
 SAMPLE_RATE = 44100
@@ -29,8 +28,7 @@ def make_song(path, minutes, channels=2):
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--minutes", type=int, nargs="+", default=[10, 120], help="lengths of the songs")
     args = parser.parse_args()
     print(f"{'merger':<16} {'minutes':>8} {'seconds':>8} {'peak RSS MB':>12}")

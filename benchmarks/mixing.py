@@ -25,7 +25,7 @@ import soundfile as sf
 import soxr
 
 from common.audio.reading import AudioReader, read_audio
-from common.cli import run
+from common.cli import Parser, run
 from common.data.manifest import read_manifest
 from common.data.noises import RealNoises, clips_for_split
 from common.data.songs import song_name, songs_for_split
@@ -136,8 +136,7 @@ def compare(args):
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--path-songs", help="folder of songs (default: a generated corpus of one-minute songs)")
     parser.add_argument("--path-noises", help="folder with fold1 ... fold10 (default: generated)")
     parser.add_argument("--folds", help="as merger.py")

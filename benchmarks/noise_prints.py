@@ -9,7 +9,6 @@ with a quiet or faded beginning, or a faded end. What is found serves as the pri
 output at less than HARM_DB against the song.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import pandas as pd
 import torch
 
 from common.audio.reading import list_audio, read_audio
-from common.cli import run
+from common.cli import Parser, run
 from common.denoising.print_finding import find_noise
 from common.network.noise_print import print_power, wiener_gain
 from common.network.stft import STFT
@@ -98,8 +97,7 @@ def score(made: dict) -> dict:
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     for flag in ("--path-songs", "--path-noises"):
         parser.add_argument(flag, required=True, nargs="+", help="folders")
     parser.add_argument("--n", type=int, default=600, help="recordings")

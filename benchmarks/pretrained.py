@@ -9,14 +9,13 @@ weights `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_wh
 the noise's weights), and trade_offs.png (what confidence costs and spares on validation mixtures, as the files say).
 """
 
-import argparse
 from pathlib import Path
 
 import joblib
 import pandas as pd
 import torch
 
-from common.cli import count, run
+from common.cli import Parser, count, run
 from common.data.clean_pairs import load_test_pairs, manifest_sha256, segments
 from common.denoising.auto import AUTO, choose, listen, load_classifier
 from common.evaluation.scores import (
@@ -71,8 +70,7 @@ def score_estimates(segment, estimates, speech):
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("set", type=Path, help="the frozen test set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--every", type=count, default=1, help="take every Nth segment only")

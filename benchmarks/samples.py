@@ -6,14 +6,13 @@ Writes for each a WAV of the noisy, the denoised and the clean excerpt (mono), a
 SNR before and after. The songs and the noises are of the test split, and the networks have heard no synthetic song.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
 from common.audio.reading import list_audio, read_audio
 from common.audio.writing import write_audio
-from common.cli import run
+from common.cli import Parser, run
 from common.demo.corpus import make_corpus
 from common.demo.synth import SAMPLE_RATE
 from common.denoising.files import denoise
@@ -38,8 +37,7 @@ def noise_of(name, corpus, n_samples):
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/samples"), help="folder to write to")
     parser.add_argument("--corpus", type=Path, default=Path("demo/corpus"), help="where the corpus is or will be")
     args = parser.parse_args()

@@ -7,7 +7,6 @@ them: chosen at random (anew for every seed), or by decorrelation, diversity or 
 improvement in dB on the validation songs. Goes on where it stopped when called again.
 """
 
-import argparse
 import logging
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.cli import run
+from common.cli import Parser, run
 from common.data.manifest import number_in, read_manifest
 from common.data.pairs import pairs_in
 from common.data.segment_sets import save_segments
@@ -46,8 +45,7 @@ def choice(arm, found, n_segments, seed):
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     for flag, text in (("--path-songs", "as the mergers"), ("--path-noises", "as the mergers"),
                        ("--folds", "noise folds for training"), ("--validation-folds", "noise folds for validation")):
         parser.add_argument(flag, required=True, help=text)

@@ -10,7 +10,6 @@ complex products, each as four real ones), and the share of a step that mixing t
 operations.
 """
 
-import argparse
 import statistics
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import nn
 from benchmarks.inference import network_flop
 from benchmarks.textbook import textbook_copy, textbook_planes
 from benchmarks.timing import matrix_peak, seconds_of
-from common.cli import count, run
+from common.cli import Parser, count, run
 from common.data.pool import FULL_SCALE, SONG, Clip, Pool
 from common.network.dcunet import FOLDED, PLANS
 from common.network.noise_print import print_power
@@ -85,8 +84,7 @@ def our_step(settings, source, processes, compiled):
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--plan", choices=PLANS, default=FOLDED)
     parser.add_argument("--width", type=count, nargs="+", default=[16])
     parser.add_argument("--batch-size", type=count, default=4)

@@ -8,7 +8,6 @@ median of the rounds, the time that denoising takes: seconds per second of mono 
 called again; writes widths.csv, widths.png and the trained weights.
 """
 
-import argparse
 import statistics
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pandas as pd
 import torch
 
 from benchmarks.timing import seconds_of
-from common.cli import count, run
+from common.cli import Parser, count, run
 from common.data.pool import Pool
 from common.labels import MIXED, WHITE
 from common.network.checkpoints import load_weights
@@ -61,8 +60,7 @@ def real_time_factors(widths, output, rounds, device):
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("pool", type=Path, help="what python -m common.training pack wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--width", type=count, nargs="+", default=[4, 8, 16], help="widths to train")

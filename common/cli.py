@@ -4,7 +4,8 @@ import argparse
 import io
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import field, fields
 
 from common.errors import UserError
 
@@ -32,18 +33,48 @@ def _fail(message, code):
     return code
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Says defaults where there are any."""
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of descriptions and examples, and says defaults where there are any."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        hidden = action.default is None or isinstance(action.default, bool | list)
+        return action.help if hidden else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """Abbreviated flags are refused, so that a later flag cannot change what a script means."""
+    """The one kind of parser. Abbreviated flags are refused, so that a later flag cannot change what a script means."""
 
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
+    def __init__(self, description: str | None = None, **kwargs):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help, **kwargs)
+
+
+def setting(default, text: str, **flag):
+    """A dataclass field with its help text; `flag` holds further arguments of add_argument, as metavar."""
+    return field(default=default, metadata={"help": text, **flag})
+
+
+def add_settings(parser: argparse.ArgumentParser, settings_class: type, leave_out: Iterable[str] = ()) -> None:
+    """Add a flag for every setting() of a dataclass. Flags that are not given are absent from the parsed values."""
+    for item in fields(settings_class):
+        if item.name in leave_out:
+            continue
+        options = dict(item.metadata)
+        if isinstance(item.default, bool):
+            options["action"] = "store_true"
+        elif "tuple" in str(item.type):
+            shown = " ".join(f"{value:g}" for value in item.default or ())
+            options = {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")} | options
+            options["help"] += f" (default: {shown})" if shown else ""
+        else:
+            options["type"] = float if item.default is None else type(item.default)
+            options["help"] += "" if item.default is None else f" (default: {item.default})"
+        parser.add_argument(f"--{item.name.replace('_', '-')}", default=argparse.SUPPRESS, **options)
+
+
+def given(args: argparse.Namespace, settings_class: type) -> dict:
+    """The settings of a dataclass that the command line sets, with tuples for lists."""
+    values = {item.name: getattr(args, item.name) for item in fields(settings_class) if hasattr(args, item.name)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def count(text: str) -> int:

@@ -25,7 +25,7 @@ def _check_folds(chosen):
 
 def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentParser:
     """The flags of a merger; without `noises`, those of the white-noise merger."""
-    parser = Parser(description=description)
+    parser = Parser(description)
     add = parser.add_argument
     add("--path-songs", required=True, help="folder of songs; sub-folders train/validation/test are taken at their "
         "word, else songs are divided by name")

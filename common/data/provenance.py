@@ -4,7 +4,6 @@
     python -m common.data.provenance regenerate MANIFEST --input-dir INPUT_DIR --target-dir TARGET_DIR
 """
 
-import argparse
 import logging
 import shutil
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import joblib
 from tqdm import tqdm
 
 from common.audio.signals import Song
-from common.cli import run
+from common.cli import Parser, run
 from common.data.continuing import check_output
 from common.data.manifest import COLUMNS, DATASET, MANIFEST, SIDES, Sources, number_in
 from common.data.mixing import ScaledNoise, file_sha256, write_pair
@@ -126,8 +125,7 @@ def _some(names: Sequence[str]) -> str:
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="check every file against the manifest", allow_abbrev=False)
     verify.add_argument("input_dir", help="folder of the INPUT files and the manifest")
@@ -138,7 +136,7 @@ def main():
     again.add_argument("--target-dir", required=True, help="folder for the TARGET files")
     again.add_argument("--path-songs", help="where the songs are now (default: as dataset.json says)")
     again.add_argument("--path-noises", help="where the noises are now (default: as dataset.json says)")
-    again.add_argument("--jobs", type=int, default=-1, help="worker processes, -1 for all cores (default)")
+    again.add_argument("--jobs", type=int, default=-1, help="worker processes, -1 for all cores")
     args = parser.parse_args()
     if args.command == "verify":
         found = problems(args.input_dir, args.target_dir)

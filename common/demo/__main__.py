@@ -4,7 +4,6 @@ With --songs and --noises the same on one's own files; everything goes below one
 call goes on where the first one stopped.
 """
 
-import argparse
 import logging
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ import pandas as pd
 import papermill
 
 from common.audio.reading import read_audio
-from common.cli import run
+from common.cli import Parser, run
 from common.data.manifest import read_manifest
 from common.data.noises import folds_by_split
 from common.demo.corpus import make_corpus
@@ -144,8 +143,8 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--out", default="demo", help="folder for everything the run writes (default: demo)")
+    parser = Parser(__doc__)
+    parser.add_argument("--out", default="demo", help="folder for everything the run writes")
     parser.add_argument("--songs", help="folder of your own songs")
     parser.add_argument("--noises", help="folder of your own noises, in fold1, fold2, ...")
     parser.add_argument("--quick", action="store_true", help="a smaller run, too short to learn much")

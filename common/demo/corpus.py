@@ -4,7 +4,6 @@ Songs are MUSDB18-style stem files (five AAC streams, the mix first) in train/, 
 noises have UrbanSound8K names, one of every class in each of fold1 ... fold10.
 """
 
-import argparse
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +13,7 @@ import joblib
 import numpy as np
 
 from common.audio.writing import write_audio
-from common.cli import run
+from common.cli import Parser, run
 from common.demo import synth
 from common.seeds import stream
 
@@ -74,9 +73,9 @@ def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, j
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("folder", help="where to write songs/ and noises/")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus")
     args = parser.parse_args()
     songs, noises = make_corpus(args.folder, args.seed)
     print(f"songs in {songs}, noises in {noises}")

@@ -1,6 +1,5 @@
 """The command line of denoising: files, folders and patterns in, a tree of the same shape out."""
 
-import argparse
 import hashlib
 import logging
 import math
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from common.audio.sinks import FORMATS
 from common.audio.writing import CLIP_POLICIES, OUTPUT_SUFFIXES
-from common.cli import run
+from common.cli import Parser, run
 from common.denoising.auto import AUTO, model_for
 from common.denoising.files import denoise_file, effective_strength, log_progress, removed_words
 from common.denoising.jobs import Job, check_strangers, plan
@@ -98,8 +97,7 @@ def _report(job, report, seconds):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m common.denoising", description="Denoise songs.",
-                                     allow_abbrev=False)
+    parser = Parser("Denoise songs.", prog="python -m common.denoising")
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="audio files, folders or quoted patterns, as 'songs/**/*.flac'")
     add("-o", "--output", required=True, metavar="OUT", help="for one input file a file, by its suffix "
@@ -107,7 +105,7 @@ def _parser():
         "with the same settings are skipped. NAME/ is always a folder")
     add("--model", required=True, help="a .pth file, a name from pretrained_weights "
         f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise")
-    add("--strength", type=float, default=1.0, help="share of the noise that is removed, 0 to 1 (default: 1)")
+    add("--strength", type=float, default=1.0, help="share of the noise that is removed, 0 to 1")
     add("--attenuation-limit-db", type=float, help="mix so much of the input back in that noise which would go "
         "altogether is this many dB quieter; 12 keeps a quarter of the input")
     add("--no-confidence", dest="confidence", action="store_false", help="take away all that the network takes for "
@@ -121,8 +119,8 @@ def _parser():
     add("--like-input", action="store_true", help="format and sample format of each input instead")
     add("--bits", choices=SUBTYPES, help="sample format of wav, flac and aiff (the input's if not given)")
     add("--clip", choices=CLIP_POLICIES, default="rescale", help="for a result above full scale: lower the whole file, "
-        "limit the samples, or leave them to a format that can hold them (default: rescale)")
-    add("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+        "limit the samples, or leave them to a format that can hold them")
+    add("--device", choices=DEVICES, default="auto", help="where to compute")
     add("--precision", choices=PRECISIONS, default="auto", help="of the network; auto is the fastest")
     add("--force", action="store_true", help="denoise again what is finished, and write over files beside the "
         "inputs")

@@ -3,11 +3,10 @@
     python -m common.evaluation --songs DIR ... --noises DIR ... -o SET [--check benchmarks/evaluation_set.csv]
 """
 
-import argparse
 import logging
 from pathlib import Path
 
-from common.cli import count, run
+from common.cli import Parser, count, run
 from common.data.noises import SPLITS
 from common.evaluation.frozen_set import CONDITIONS, INDEX, build, check
 from common.locks import locked
@@ -18,19 +17,18 @@ log = logging.getLogger(__name__)
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--songs", nargs="+", required=True, help=f"folders of songs, split into {', '.join(SPLITS)}")
     parser.add_argument("--noises", nargs="+", required=True, help="folders with fold1 ... or with test/")
     parser.add_argument("-o", "--output", required=True, help="folder of the set")
-    parser.add_argument("--segments", type=count, default=100, help="of each condition (default: 100)")
-    parser.add_argument("--noises-per-song", type=count, default=2, help="pairs of a song (default: 2)")
-    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS, help="(default: all)")
+    parser.add_argument("--segments", type=count, default=100, help="of each condition")
+    parser.add_argument("--noises-per-song", type=count, default=2, help="pairs of a song")
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, help="which to build (default: all)")
     parser.add_argument("--check", help="the index of a published set to compare with")
     args = parser.parse_args()
     check_outputs([(Path(args.output) / INDEX, "the index")], [args.check] if args.check else [])
     with locked(args.output):
-        build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions)
+        build(args.songs, args.noises, args.output, args.segments, args.noises_per_song, args.conditions or CONDITIONS)
     if args.check:
         log.info("%d segments are those of %s", check(args.output, args.check), args.check)
 

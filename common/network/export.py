@@ -1,6 +1,5 @@
 """The mask network for other runtimes: spectrum planes in, mask planes out. The transforms stay outside."""
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from common.cli import run
+from common.cli import Parser, run
 from common.network.checkpoints import find_weights, load_weights
 from common.network.dcunet import FREQUENCY
 from common.network.inference import folded_network
@@ -74,7 +73,7 @@ def export_onnx(model: Denoiser, path: str | Path) -> None:
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("model", help="a .pth file, or a name from pretrained_weights")
     parser.add_argument("output", help="the ONNX file to write")
     args = parser.parse_args()

@@ -14,10 +14,9 @@ machines, or with as many processes on one processor.
 import argparse
 import json
 import logging
-from dataclasses import fields
 from pathlib import Path
 
-from common.cli import Parser, count, run
+from common.cli import Parser, add_settings, count, given, run
 from common.data.pool import INDEX, SAMPLES, Pool
 from common.errors import CallError, UserError
 from common.locks import locked
@@ -34,57 +33,10 @@ from common.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
-HELP = {
-    "plan": "table of the network's layers, folded or literature", "width": "complex channels of the first layer",
-    "depth_factors": "complex channels of the ten encoder layers in multiples of the width (default: the plan's)",
-    "hop_length": "samples between STFT frames",
-    "loss": "sdr, weighted_sdr or spectrum_l2", "epochs": "validations, and weights files",
-    "steps_per_epoch": "optimiser steps between them", "minutes": "a budget of time in place of steps",
-    "batch_size": "crops of a step, over all processes", "crop_frames": "STFT frames of a crop",
-    "learning_rate": "the highest", "weight_decay": "of AdamW", "betas": "of AdamW",
-    "warmup_steps": "of the learning rate", "clip_norm": "of the gradient",
-    "schedule": "of the learning rate after the warm-up: cosine, constant or linear",
-    "ema_decay": "of the averaged weights",
-    "level_jitter_db": "range of the level around that of the crop", "seed": "another seed, other weights and batches",
-    "noise": "of the input: names with weights, as white:2,siren (mixed: everything)",
-    "target_noise": "of the target, as --noise", "snr_db": "range for either member, lowest and highest",
-    "target_snr_offset_db": "range of the target's SNR above the input's",
-    "print_share": "share of the rows with a noise print", "print_seconds": "range of a print's length",
-    "song_speed": "range of how much faster songs are played",
-    "noise_speed": "range of how much faster noises are played",
-    "clean_target": "Noise2Clean on the same draws",
-}
-
-TUPLES = {"betas": {"type": float, "nargs": 2, "metavar": ("FIRST", "SECOND")},
-          "depth_factors": {"type": int, "nargs": 10, "metavar": "FACTOR"}}
-
-
-def _add_fields(parser, settings_class, leave_out=()):
-    """A flag for every field of a settings class; what is not given is absent."""
-    for field in fields(settings_class):
-        if field.name in leave_out:
-            continue
-        default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        default = f" (default: {default})" if default not in (None, False) else ""
-        options = {"help": HELP[field.name] + default, "default": argparse.SUPPRESS}
-        if isinstance(field.default, bool):
-            options["action"] = "store_true"
-        elif "tuple" in str(field.type):
-            options |= TUPLES.get(field.name, {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")})
-        else:
-            options["type"] = float if field.default is None else type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
-
-
-def _given(args, settings_class):
-    """The fields that the command line sets."""
-    values = {f.name: getattr(args, f.name) for f in fields(settings_class) if hasattr(args, f.name)}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-
 
 def _sources(args, device):
     """Source and validation from a pool, or from merged pairs."""
-    data, mixture = Path(args.data), _given(args, MixtureSettings)
+    data, mixture = Path(args.data), given(args, MixtureSettings)
     if (data / INDEX).is_file():
         return pool_sources(data, MixtureSettings(**mixture), args.n_validation, device)
     if mixture:
@@ -101,7 +53,7 @@ def _run(args):
     device = Processes(choose_device(args.device)).device
     source, validation = _sources(args, device)
     try:
-        train(TrainSettings(**_given(args, TrainSettings)), source, validation, args.output, device,
+        train(TrainSettings(**given(args, TrainSettings)), source, validation, args.output, device,
               {"data": str(args.data)}, args.start, args.branch, tensorboard=args.tensorboard, compiled=args.compile)
     except RuntimeError as error:
         if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "peer")):
@@ -135,7 +87,7 @@ def _recipe(args):
     device = choose_device(args.device)
     with locked(args.output):
         rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
-                          TrainSettings(**_given(args, TrainSettings)), args.noises, args.n_validation, device,
+                          TrainSettings(**given(args, TrainSettings)), args.noises, args.n_validation, device,
                           args.info, args.compile)
     print(format_table(rows))
 
@@ -156,7 +108,7 @@ def _publish(args):
     _check_weights(args.output, [args.model, args.prior])
     device = choose_device(args.device)
     model, info = load_weights(args.model, device)
-    pool, mixture = Pool.load(args.data, device), MixtureSettings(**_given(args, MixtureSettings))
+    pool, mixture = Pool.load(args.data, device), MixtureSettings(**given(args, MixtureSettings))
     validation = pool_validation(pool, mixture, args.n_validation)
     if args.calibration_pairs:
         prior = load_weights(args.prior)[0].confidence if args.prior else None
@@ -195,8 +147,7 @@ def json_object(text):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m common.training", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog="python -m common.training")
     commands = parser.add_subparsers(required=True, parser_class=Parser,
                                      metavar="{pack,unpack,run,recipe,average,publish,classify}")
 
@@ -225,14 +176,14 @@ def _parser():
     add("--branch", metavar="FOLDER", help="a run from whose last checkpoint to begin, as with --schedule linear after "
         "a run with --schedule constant")
     add("--tensorboard", action="store_true", help="also write curves for TensorBoard")
-    _add_fields(run, TrainSettings)
-    _add_fields(run, MixtureSettings)
+    add_settings(run, TrainSettings)
+    add_settings(run, MixtureSettings)
     add, recipe = command("recipe", _recipe, "weights for all noises within a budget of time")
     add("data", help="a pool")
     add("-o", "--output", required=True, help="folder for the weights and the table")
     add("--minutes", type=float, required=True, help="the budget; call again to go on after a stop")
     add("--noises", nargs="*", help="which to fine-tune for (default: white and all classes of the pool)")
-    _add_fields(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
+    add_settings(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
     add, _ = command("average", _average, "the mean of weights that were fine-tuned from one network")
     add("models", nargs="+", help=".pth files, or names from pretrained_weights; one given twice counts twice")
     add("-o", "--output", required=True, help="the .pth file to write")
@@ -241,14 +192,14 @@ def _parser():
     add("data", help="a pool, of which the validation split is heard")
     add("-o", "--output", required=True, help="the .pth file to write")
     add("--calibration-pairs", type=int, default=400, help="noisy pairs that tell how far the noise estimate is to be "
-        "believed; 0: always and wholly (default: 400)")
+        "believed; 0: always and wholly")
     add("--prior", metavar="WEIGHTS", help="published weights from whose confidence to begin: those for all "
         "noises, where one noise has few pairs")
-    _add_fields(published, MixtureSettings, ("clean_target", "song_speed"))
+    add_settings(published, MixtureSettings, ("clean_target", "song_speed"))
     add, classified = command("classify", _classify, "a classifier of noises for universal weights (--model auto)")
     add("model", help="a .pth file, or a name from pretrained_weights")
     add("data", help="a pool")
-    add("--n-per-label", type=count, default=100, help="windows of each noise to learn from (default: 100)")
+    add("--n-per-label", type=count, default=100, help="windows of each noise to learn from")
     for made in (recipe, published):
         made.add_argument("--info", type=json_object, default={}, help="stored with the weights, as "
                           """'{"licence": "CC BY-NC"}'""")

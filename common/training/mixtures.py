@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.cli import setting
 from common.data.pool import FULL_SCALE, POWER_BLOCK, SONG, Clip, Pool
 from common.data.silence import measurable
 from common.errors import CallError, UserError
@@ -59,15 +60,17 @@ class MixtureSettings:
     the same draws, for comparison.
     """
 
-    noise: str = MIXED
-    target_noise: str = MIXED
-    snr_db: tuple[float, float] = (-3.0, 27.0)
-    target_snr_offset_db: tuple[float, float] | None = (-5.0, 5.0)
-    print_share: float = 0.7
-    print_seconds: tuple[float, float] = (0.5, 2.0)
-    song_speed: tuple[float, float] = (0.94, 1.06)
-    noise_speed: tuple[float, float] = (0.8, 2.0)
-    clean_target: bool = False
+    noise: str = setting(
+        MIXED, "noises of the input: names with weights, as white:2,siren; mixed stands for everything")
+    target_noise: str = setting(MIXED, "noises of the target, as --noise")
+    snr_db: tuple[float, float] = setting((-3.0, 27.0), "range of the SNR of input and target, in dB")
+    target_snr_offset_db: tuple[float, float] | None = setting(
+        (-5.0, 5.0), "range of the target's SNR above the input's, in dB")
+    print_share: float = setting(0.7, "share of the rows that come with a noise print, 0 to 1")
+    print_seconds: tuple[float, float] = setting((0.5, 2.0), "range of the length of a noise print, in seconds")
+    song_speed: tuple[float, float] = setting((0.94, 1.06), "range of the factor by which songs are played faster")
+    noise_speed: tuple[float, float] = setting((0.8, 2.0), "range of the factor by which noises are played faster")
+    clean_target: bool = setting(False, "use the clean song as the target (Noise2Clean), for comparison")
 
     def __post_init__(self):
         for name in ("snr_db", "target_snr_offset_db", "print_seconds", "song_speed", "noise_speed"):

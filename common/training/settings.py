@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from common.cli import setting
 from common.errors import CallError
 from common.network.dcunet import FOLDED, DCUNet20
 from common.network.model import Denoiser
@@ -21,34 +22,34 @@ SCHEDULES = {
 class TrainSettings:
     """Saved with a run; a resumed run must have the same.
 
-    plan, width, depth_factors: of the DCUNet20. hop_length: of its STFT, in samples. loss: a name in LOSSES.
-    crop_frames: STFT frames of a training crop (16k need no padding, 16k+3 with the literature's plan). batch_size:
-    over all processes. schedule: a name in SCHEDULES. level_jitter_db: crops enter up to this much above or below their
-    normalised level, since at inference the level is the whole song's. ema_decay: of the averaged weights, which are
-    the ones that are validated and saved. minutes: a budget of wall time, validation included, in place of
-    steps_per_epoch; the schedule follows it, `epochs` says how often is validated, and the run is then as repeatable as
-    the machine's speed.
+    A crop of 16k frames needs no padding, of 16k + 3 with the literature's plan. Crops enter at a random level around
+    their own, since at inference the level is the whole song's. The averaged weights are the ones that are validated
+    and saved. With `minutes` the schedule follows the wall time, validation included, `epochs` says how often is
+    validated, and the run is then as repeatable as the machine's speed.
     """
 
-    plan: str = FOLDED
-    width: int = 16
-    depth_factors: tuple[int, ...] | None = None
-    hop_length: int = 512
-    loss: str = "sdr"
-    epochs: int = 10
-    steps_per_epoch: int = 1000
-    minutes: float | None = None
-    batch_size: int = 4
-    crop_frames: int = 96
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    warmup_steps: int = 100
-    schedule: str = "cosine"
-    clip_norm: float = 1.0
-    ema_decay: float = 0.995
-    level_jitter_db: float = 6.0
-    seed: int = 0
+    plan: str = setting(FOLDED, "the network's table of layers: folded or literature")
+    width: int = setting(16, "complex channels of the first layer")
+    depth_factors: tuple[int, ...] | None = setting(
+        None, "complex channels of the ten encoder layers, in multiples of the width (default: the plan's)",
+        type=int, nargs="+", metavar="FACTOR")
+    hop_length: int = setting(512, "samples between two STFT frames")
+    loss: str = setting("sdr", "what is minimised: sdr, weighted_sdr or spectrum_l2")
+    epochs: int = setting(10, "number of validations, each of which also writes a weights file")
+    steps_per_epoch: int = setting(1000, "optimiser steps between two validations")
+    minutes: float | None = setting(None, "train for this wall time in place of a number of steps")
+    batch_size: int = setting(4, "crops in one step, over all processes")
+    crop_frames: int = setting(96, "STFT frames of a training crop")
+    learning_rate: float = setting(3e-3, "highest learning rate")
+    weight_decay: float = setting(1e-4, "weight decay of AdamW")
+    betas: tuple[float, float] = setting(
+        (0.9, 0.99), "decay of AdamW's two moving averages", metavar=("FIRST", "SECOND"))
+    warmup_steps: int = setting(100, "steps over which the learning rate rises")
+    schedule: str = setting("cosine", "learning rate after the warm-up: cosine, constant or linear")
+    clip_norm: float = setting(1.0, "largest norm of the gradient")
+    ema_decay: float = setting(0.995, "decay of the moving average of the weights")
+    level_jitter_db: float = setting(6.0, "crops enter at most this much above or below their own level, in dB")
+    seed: int = setting(0, "seed of the first weights and of the batches")
 
     def __post_init__(self):
         if self.loss not in LOSSES:
