@@ -25,7 +25,7 @@ from common.evaluation.scores import (
 )
 from common.network.dcunet import LITERATURE
 from common.network.noise_print import print_power
-from common.network.stft import STFT
+from common.network.stft import SEGMENT_SAMPLES, STFT
 from tests.conftest import mini_model
 
 
@@ -190,15 +190,15 @@ def test_sub_folders_are_conditions(merged, tmp_path):
 
 
 def test_segments_cover_the_song_once_without_silence(tmp_path, rng):
-    clean = 0.1 * rng.standard_normal((1, 4 * evaluation.SEGMENT_SAMPLES)).astype(np.float32)
-    clean[:, evaluation.SEGMENT_SAMPLES : 2 * evaluation.SEGMENT_SAMPLES] = 0
+    clean = 0.1 * rng.standard_normal((1, 4 * SEGMENT_SAMPLES)).astype(np.float32)
+    clean[:, SEGMENT_SAMPLES : 2 * SEGMENT_SAMPLES] = 0
     noise = 0.01 * rng.standard_normal(clean.shape).astype(np.float32)
     write_audio(tmp_path / "i/INPUT-S1N1-(a)-(b).wav", clean + noise, 44100)
     write_audio(tmp_path / "t/TARGET-S1N1-(CLEAN)-(b).wav", clean, 44100)
     found = find_pairs(tmp_path / "i", tmp_path / "t")
-    starts = [round(s.start_seconds * 44100 / evaluation.SEGMENT_SAMPLES) for s in segments(found, 44100)]
+    starts = [round(s.start_seconds * 44100 / SEGMENT_SAMPLES) for s in segments(found, 44100)]
     assert starts == [0, 2, 3]
-    assert [s.start_seconds for s in segments(found, 44100, 2)] == [0, 3 * evaluation.SEGMENT_SAMPLES / 44100]
+    assert [s.start_seconds for s in segments(found, 44100, 2)] == [0, 3 * SEGMENT_SAMPLES / 44100]
 
 
 def test_a_silent_test_set_is_an_error(tmp_path, model):
