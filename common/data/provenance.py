@@ -127,10 +127,10 @@ def main():
     """The command line."""
     parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    verify = commands.add_parser("verify", help="check every file against the manifest", allow_abbrev=False)
+    verify = commands.add_parser("verify", help="check every file against the manifest")
     verify.add_argument("input_dir", help="folder of the INPUT files and the manifest")
     verify.add_argument("target_dir", help="folder of the TARGET files")
-    again = commands.add_parser("regenerate", help="make the audio again", allow_abbrev=False)
+    again = commands.add_parser("regenerate", help="make the audio again")
     again.add_argument("manifest", help=f"a merger's {MANIFEST}, with its {DATASET} beside it")
     again.add_argument("--input-dir", required=True, help="folder for the INPUT files")
     again.add_argument("--target-dir", required=True, help="folder for the TARGET files")
