@@ -41,7 +41,7 @@ def test_notebooks_are_thin_and_stripped(path):
     names = [line.split("=")[0].strip() for line in parameters[0]["source"] if "=" in line.split("#")[0]]
     assert names and all(name == name.upper() for name in names)
     source = "\n".join("".join(c["source"]) for c in code)
-    assert "class " not in source and "notebooks.record(" in source
+    assert "class " not in source and "records.record(" in source
     assert all(not c["outputs"] and c["execution_count"] is None for c in code)
     used = "\n".join("".join(c["source"]) for c in code if c is not parameters[0])
     assert [n for n in names if n not in used] == []  # no parameter that does nothing
