@@ -8,7 +8,7 @@ import pytest
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
 from common.data import correlation
-from common.data.correlation import CrossCorrelation, Moments, class_counts, compare_files, noise_bounds
+from common.data.correlation import MEASURES, CrossCorrelation, Moments, compare_files, noise_bounds, report
 from common.errors import CallError
 from common.files import read_rows
 
@@ -81,8 +81,9 @@ def test_bounds_of_unrelated_signals_say_that_noises_do_not_correlate_positively
 
 
 def test_classes():
-    assert class_counts([0.95, -0.8, 0.6, 0.5, -0.2, 0.05, 0.0, float("nan")]) == {
-        "near zero": 2, "low": 1, "medium": 2, "high": 2}
+    values = [0.95, -0.8, 0.6, 0.5, -0.2, 0.05, 0.0, float("nan")]
+    text = report([dict.fromkeys(MEASURES, r) | {"file1": "a", "file2": "b"} for r in values], [])
+    assert re.search(r"high >= 0\.8 +medium >= 0\.5 +low >= 0\.1 +near zero\npearson +2 +2 +1 +2\n", text)
 
 
 @pytest.mark.parametrize("script, split", [("merger_white.py", "train"), ("merger.py", "train"), ("merger.py", "test")])
