@@ -5,7 +5,7 @@
 """
 
 from common.cli import run
-from common.data.merger_command import merge, merger_parser
+from common.data.mergers import merge, merger_parser
 from common.data.noises import WHITE_SHARE
 
 

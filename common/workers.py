@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import tempfile
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -61,10 +61,7 @@ def _ship_code(client):
     """Send this package to the workers of a cluster, which have its dependencies but not the repository."""
     package = Path(__file__).parent
     with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(folder) / f"{package.name}.zip", "w") as archive:
-            for path in package.rglob("*.py"):
-                archive.write(path, path.relative_to(package.parent))
-        client.upload_file(archive.filename)
+        client.upload_file(shutil.make_archive(f"{folder}/{package.name}", "zip", package.parent, package.name))
     try:
         client.submit(os.getpid, pure=False).result(timeout=WORKER_TIMEOUT_SECONDS)
     except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
@@ -76,14 +73,14 @@ def _end_with_parent(parent):
     """Make a new worker process end with process `parent`; otherwise joblib's workers outlive it by minutes."""
     global _unfinished_work
     _unfinished_work = threading.Lock()
-    threading.Thread(target=_wait_for_end, args=(parent,), daemon=True).start()
 
+    def wait():
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        _unfinished_work.acquire()  # never released, so that no further work begins
+        os._exit(1)
 
-def _wait_for_end(parent):
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    _unfinished_work.acquire()  # never released, so that no further work begins
-    os._exit(1)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def uninterrupted() -> contextlib.AbstractContextManager:

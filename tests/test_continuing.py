@@ -12,7 +12,7 @@ import soundfile as sf
 
 from common.data import dataset_builder
 from common.data.manifest import read_dataset, read_manifest
-from common.data.merger_command import merge, merger_parser
+from common.data.mergers import merge, merger_parser
 from common.data.noises import WHITE_SHARE
 from common.data.provenance import problems, regenerate
 from common.errors import CallError, UserError
@@ -54,18 +54,19 @@ def _bytes(folder):
 
 
 CHANGES = {
-    "a song more": (lambda f: _write(f / "songs/train/0.wav"), "of the songs train/0.wav is new"),
-    "two songs more": (lambda f: [_write(f / f"songs/train/{n}.wav") for n in "01"], "0.wav, .*1.wav are new"),
-    "a song less": (lambda f: (f / "songs/train/B.wav").unlink(), "of the songs train/B.wav is gone"),
+    "a song more": (lambda f: _write(f / "songs/train/0.wav"), "these songs are new: train/0.wav"),
+    "two songs more": (lambda f: [_write(f / f"songs/train/{n}.wav") for n in "01"], "new: train/0.wav, train/1.wav"),
+    "a song less": (lambda f: (f / "songs/train/B.wav").unlink(), "these songs are gone: train/B.wav"),
     "a song of another name": (lambda f: (f / "songs/train/A.wav").rename(f / "songs/train/Z.wav"),
-                               "Z.wav is new; of the songs train/A.wav is gone"),
-    "a song of another format": (lambda f: (f / "songs/train/A.wav").rename(f / "songs/train/A.aiff"), "A.aiff is new"),
+                               "new: train/Z.wav; these songs are gone: train/A.wav"),
+    "a song of another format": (lambda f: (f / "songs/train/A.wav").rename(f / "songs/train/A.aiff"),
+                                 "new: train/A.aiff"),
     "another song of that name": (lambda f: _write(f / "songs/train/C.wav", seed=9), "content of C.wav has changed"),
     "songs that change names": (lambda f: _swap(f / "songs/train/A.wav", f / "songs/train/B.wav"), "content of .*has"),
-    "a noise more": (lambda f: _write(f / "noises/fold1/rain.wav"), "of the noises fold1/rain.wav is new"),
-    "a noise less": (lambda f: (f / "noises/fold2/23-3-0-0.wav").unlink(), "of the noises fold2/23-3-0-0.wav is gone"),
+    "a noise more": (lambda f: _write(f / "noises/fold1/rain.wav"), "these noises are new: fold1/rain.wav"),
+    "a noise less": (lambda f: (f / "noises/fold2/23-3-0-0.wav").unlink(), "these noises are gone: fold2/23-3-0-0.wav"),
     "a noise in another fold": (lambda f: shutil.move(f / "noises/fold2/23-3-0-0.wav", f / "noises/fold1"),
-                                "fold1/23-3-0-0.wav is new; of the noises fold2/23-3-0-0.wav is gone"),
+                                "new: fold1/23-3-0-0.wav; these noises are gone: fold2/23-3-0-0.wav"),
     "other noises": (lambda f: [_write(p, seed=99) for p in f.glob("noises/*/*.wav")], "content of .*-0.wav.* changed"),
 }
 

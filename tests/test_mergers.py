@@ -14,8 +14,8 @@ import torch
 from common.audio.reading import read_audio, resample
 from common.audio.signals import GaussianNoise
 from common.audio.writing import write_audio
+from common.data.dataset_builder import MergeSettings
 from common.data.manifest import read_dataset, read_manifest
-from common.data.merge_settings import MergeSettings
 from common.data.pairs import check_disjoint, find_pairs, songs_and_recordings
 from common.data.songs import song_name
 from common.errors import UserError

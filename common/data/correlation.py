@@ -18,7 +18,7 @@ from tqdm import tqdm
 from common.audio.reading import AudioReader, audio_name, list_audio
 from common.audio.signals import pieces
 from common.audio.sinks import AudioError
-from common.data.manifest import SIDES, Sources, number_in, read_manifest
+from common.data.manifest import CLEAN, Sources, number_in, read_manifest
 from common.data.pairs import pair_key
 from common.errors import CallError, UnusableError, UserError, one_of_many
 from common.files import write_csv, write_text
@@ -39,38 +39,21 @@ MEASURES = ("pearson", "peak_correlation", "noise_correlation", "noise_bound_low
 SUFFIXES = (".txt", ".csv", ".json")
 
 
-class Moments:
-    """Sums over two streams of blocks of one shape, which give their powers and their correlation."""
+def block_sums(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the number of samples of two blocks of one shape, and the sums of a, b, a*a, b*b and a*b: (6,)."""
+    a, b = a.astype(np.float64, copy=False).ravel(), b.astype(np.float64, copy=False).ravel()
+    return np.array([a.size, a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()])
 
-    def __init__(self):
-        self.n, self.sums = 0, np.zeros(5)
 
-    def add(self, a: np.ndarray, b: np.ndarray) -> None:
-        """Add two blocks of one shape."""
-        a, b = a.astype(np.float64, copy=False).ravel(), b.astype(np.float64, copy=False).ravel()
-        self.n += a.size
-        self.sums += (a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum())
+def moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Return of two signals: variances (2,), product of the standard deviations, covariance and Pearson correlation.
 
-    @property
-    def means(self) -> np.ndarray:
-        """The means of a, b, a*a, b*b and a*b."""
-        return self.sums / self.n
-
-    @property
-    def variances(self) -> np.ndarray:
-        """The variances of a and of b."""
-        return self.means[2:4] - self.means[:2] ** 2
-
-    @property
-    def covariance(self) -> float:
-        """The covariance of a and b."""
-        return float(self.means[4] - self.means[0] * self.means[1])
-
-    @property
-    def pearson(self) -> float:
-        """The correlation coefficient of a and b; NaN when one of them is constant."""
-        norm = float(np.sqrt(np.maximum(self.variances, 0).prod()))
-        return self.covariance / norm if norm > 1e-20 else float("nan")
+    sums: block_sums, added up over all blocks. The correlation is NaN when one signal is constant.
+    """
+    a, b, aa, bb, ab = sums[1:] / sums[0]
+    variances, covariance = np.array([aa - a**2, bb - b**2]), float(ab - a * b)
+    norm = float(np.sqrt(np.maximum(variances, 0).prod()))
+    return variances, norm, covariance, covariance / norm if norm > 1e-20 else float("nan")
 
 
 class CrossCorrelation:
@@ -115,21 +98,17 @@ def noise_bounds(power1: float, power2: float, covariance: float, n_points: int 
     return float(max(-1.0, rho.min())), float(min(1.0, rho.max()))
 
 
-def _noise_correlation(row, sources, measured):
+def _noise_correlation(row, sources, seconds):
     """Pearson correlation of the two noises of a couple of files, made again; NaN when they are not known."""
-    noises = [sources.noise(row, side) for side in SIDES] if row and sources else [None]
-    if None in noises:
+    streams = sources.noise_streams(row)
+    if not streams:
         return float("nan")
     rate = number_in(row, "sample_rate", int)
     start = round(number_in(row, "start_seconds") * rate) if row.get("start_seconds") else 0
-    length = round(measured["samples"] / measured["sample_rate"] * rate)
-    streams = [noise.blocks() for noise in noises]
+    length = round(seconds * rate)
     if start > 0 or length < number_in(row, "samples", int):  # a segment of the pair
         streams = [pieces(blocks, [start], length) for blocks in streams]
-    moments = Moments()
-    for a, b in zip(*streams, strict=True):
-        moments.add(a, b)
-    return moments.pearson
+    return moments(sum(block_sums(a, b) for a, b in zip(*streams, strict=True)))[-1]
 
 
 def compare_files(path1: Path, path2: Path) -> dict:
@@ -142,26 +121,27 @@ def compare_files(path1: Path, path2: Path) -> dict:
         if (rate, channels) != (second.sample_rate, second.channels):
             raise AudioError(f"expected one sample rate and channel count, but {path1} has {rate} Hz x {channels} and "
                              f"{path2} {second.sample_rate} Hz x {second.channels}: convert one of them")
-        moments, cross = Moments(), CrossCorrelation(round(MAX_LAG_SECONDS * rate), channels)
+        sums, cross = np.zeros(6), CrossCorrelation(round(MAX_LAG_SECONDS * rate), channels)
         try:
             for a, b in zip(first.blocks(BLOCK_SAMPLES), second.blocks(BLOCK_SAMPLES), strict=True):
-                moments.add(a, b)
+                sums += block_sums(a, b)
                 cross.add(a, b)
         except ValueError as error:
             raise AudioError(f"expected one length, but {path1} and {path2} differ: cut the longer one") from error
-    if not moments.n:
+    if not sums[0]:
         raise AudioError(f"expected audio, but {path1} and {path2} hold no samples: remove them")
-    n, means = moments.n // channels, moments.means
+    n, means = int(sums[0]) // channels, sums[1:] / sums[0]
+    variances, norm, covariance, pearson = moments(sums)
     lags = np.arange(-cross.max_lag, cross.max_lag + 1)
-    norm = moments.n * np.sqrt(np.maximum(moments.variances, 0).prod())
     with np.errstate(invalid="ignore", divide="ignore"):
-        values = (cross.sums() - channels * np.maximum(n - np.abs(lags), 0) * means[0] * means[1]) / norm
+        values = cross.sums() - channels * np.maximum(n - np.abs(lags), 0) * means[0] * means[1]
+        values /= sums[0] * norm
     best = int(np.abs(values).argmax())
     peak, lag = (values[best], lags[best]) if norm > 0 else (np.nan, np.nan)
-    low, high = noise_bounds(*moments.variances, moments.covariance)
+    low, high = noise_bounds(*variances, covariance)
     return {"file1": path1.name, "file2": path2.name, "sample_rate": rate, "channels": channels, "samples": n,
-            "pearson": moments.pearson, "covariance": moments.covariance, "power1": float(means[2]),
-            "power2": float(means[3]), "peak_correlation": float(peak), "peak_lag_seconds": float(lag / rate),
+            "pearson": pearson, "covariance": covariance, "power1": float(means[2]), "power2": float(means[3]),
+            "peak_correlation": float(peak), "peak_lag_seconds": float(lag / rate),
             "noise_bound_low": low, "noise_bound_high": high}
 
 
@@ -193,22 +173,10 @@ def _couple_row(name, path1, path2, row, sources):
     try:
         with one_of_many(path1):
             measured = compare_files(path1, path2)
-            return {"pair": name} | measured | {"noise_correlation": _noise_correlation(row, sources, measured)}
+            seconds = measured["samples"] / measured["sample_rate"]
+            return {"pair": name} | measured | {"noise_correlation": _noise_correlation(row, sources, seconds)}
     except UnusableError as error:
         return str(error)
-
-
-def _noise_sources(directory, rows, path_noises):
-    """The sources of the manifest; None, and a warning, when they are missing."""
-    sources = Sources.of(directory, noises=path_noises)
-    row = next((row for row in rows if row.get("target_noise_recording")), None)
-    try:
-        if row:
-            sources.noise(row, "input")
-    except UserError as error:
-        log.warning("the noises are not compared: %s", error)
-        return None
-    return sources
 
 
 def correlate_folders(dir1: str | Path, dir2: str | Path, jobs: int = -1,
@@ -221,10 +189,10 @@ def correlate_folders(dir1: str | Path, dir2: str | Path, jobs: int = -1,
     """
     couples, alone = match(dir1, dir2)
     manifest = {row["pair_id"]: row for row in read_manifest(dir1) if "input_scale" in row}
-    sources = _noise_sources(dir1, manifest.values(), path_noises)
-    rows = []
+    sources, rows = Sources.of(dir1, noises=path_noises), []
     with worker_processes(jobs) as parallel:
-        results = parallel(joblib.delayed(_couple_row)(*couple, manifest.get(couple[0]), sources) for couple in couples)
+        results = parallel(joblib.delayed(_couple_row)(name, path1, path2, manifest.get(name, {}), sources)
+                           for name, path1, path2 in couples)
         for result in tqdm(results, total=len(couples), desc="comparing", unit="pair", disable=None):
             if isinstance(result, str):
                 log.warning("left out: %s", result)
@@ -233,6 +201,10 @@ def correlate_folders(dir1: str | Path, dir2: str | Path, jobs: int = -1,
     if not rows:
         raise UserError(f"expected couples that can be compared in {dir1} and {dir2}, but all {len(couples)} were left "
                         "out: see the warnings above")
+    has_noises = any(row["target_noise"] != CLEAN for row in manifest.values())
+    if has_noises and all(np.isnan(row["noise_correlation"]) for row in rows):
+        log.warning("the noises of %s cannot be made again and are not compared: say with --path-noises where they are",
+                    dir1)
     return rows, alone
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,25 +23,12 @@ import soxr
 from tqdm import tqdm
 
 from common.audio.signals import RECORDINGS, GaussianNoise, LoopedNoise, SilentError, Song
-from common.data import mixing_law
-from common.data.manifest import (
-    ALL_JOURNALS,
-    CLEAN,
-    COLUMNS,
-    JOURNAL,
-    MANIFEST,
-    SIDES,
-    append_row,
-    file_sha256,
-    number_in,
-    read_dataset,
-    write_dataset,
-)
-from common.data.merge_settings import MergeSettings
-from common.data.noises import NoiseSource, WhiteNoise
+from common.cli import setting
+from common.data import manifest, mixing_law
+from common.data.noises import SPLITS, NoiseSource, WhiteNoise
 from common.data.resuming import check_output, finished_pairs
-from common.data.songs import name_digest, song_name
-from common.errors import UnusableError, UserError, one_of_many
+from common.data.songs import name_digest, song_name, songs_for_split
+from common.errors import CallError, UnusableError, UserError, one_of_many
 from common.files import write_csv
 from common.locks import locked
 from common.workers import uninterrupted, worker_processes
@@ -49,8 +37,72 @@ log = logging.getLogger(__name__)
 
 # Number of draws after which a pair without usable noises ends the run.
 MAX_DRAWS = 20
+FORMATS = ("wav", "flac")
 # File systems take names of 255 bytes. The names of unfinished files and of segments are a little longer than these.
 MAX_NAME_BYTES = 220
+
+
+def fold_numbers(text: str) -> tuple[int, ...]:
+    """Read fold numbers that are separated by commas."""
+    return tuple(sorted({int(part) for part in text.split(",")}))
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """What decides the bytes of a dataset besides the bytes of its sources. path_noises: None for white noise alone."""
+
+    merger: str
+    path_songs: str
+    path_noises: str | None
+    iter_noise: int
+    split: str = setting("train", "train: the target is the song with another noise; validation and test: the target "
+                         "is the clean song", choices=SPLITS)
+    iter_songs: int = setting(100, "largest number of songs")
+    seed: int = setting(0, "number that decides the choice of songs, noises and levels")
+    folds: tuple[int, ...] | None = setting(
+        None, "noise folds to use, as 1,2,3 (default: 1-8 for train, 9 for validation, 10 for test)",
+        type=fold_numbers, nargs=None, metavar="FOLDS")
+    snr_db: tuple[float, float] | None = setting(
+        None, "range of the SNR in dB (default: 2 to 27, 4 to 30 for very dynamic songs, 0 to 25 for flat ones)")
+    clean_target: bool = setting(False, "make clean targets for training too, beside the same INPUT files, to compare "
+                                 "Noise2Noise with Noise2Clean")
+    format: str = setting("wav", "format of the 16-bit output files; flac takes less space and more time",
+                          choices=FORMATS)
+    class_num: int | None = None
+    use_cuda: bool = False
+
+    def __post_init__(self):
+        for name in ("iter_songs", "iter_noise"):
+            if getattr(self, name) < 1:
+                raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}: raise it")
+        if self.folds and not set(self.folds) <= set(range(1, 11)):
+            raise CallError(f"expected --folds between 1 and 10, got {list(self.folds)}: name folds fold1 to fold10")
+        if self.snr_db and self.snr_db[0] > self.snr_db[1]:
+            low, high = self.snr_db
+            raise CallError(f"expected --snr-db LOW HIGH with LOW <= HIGH, got {low} {high}: swap them")
+        if self.seed < 0:
+            raise CallError(f"expected --seed >= 0, got {self.seed}: choose another number")
+
+    def command(self) -> str:
+        """Return the shell command for this dataset, without the output folders and flags that change no byte of it."""
+        words = [f"{self.merger}.py"]
+        for name, value in list(asdict(self).items())[1:]:
+            if value is None or value is False:  # 0 is a class and a seed
+                continue
+            white_only = name == "iter_noise" and self.path_noises is None
+            words.append("--iter-white-noise" if white_only else "--" + name.replace("_", "-"))
+            if name == "folds":
+                words.append(",".join(map(str, value)))
+            elif value is not True:
+                words += map(str, value if name == "snr_db" else [value])
+        return shlex.join(words)
+
+
+def choose_songs(settings: MergeSettings) -> list[Path]:
+    """Return at most `iter_songs` songs of the split, in an order that the seed decides."""
+    songs = songs_for_split(settings.path_songs, settings.split)
+    order = np.random.default_rng(settings.seed).permutation(len(songs))
+    return [songs[i] for i in order[: settings.iter_songs]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +129,7 @@ def _noise_signal(noise, rng, song, settings):
         columns = {"noise": noise.name, "noise_class": noise.label, "white_seed": noise.seed}
         return GaussianNoise(noise.seed, *shape, song.sample_rate), columns
     with one_of_many(noise.path):
-        recording, sha256 = RECORDINGS.get(noise.path, song.sample_rate), file_sha256(noise.path)
+        recording, sha256 = RECORDINGS.get(noise.path, song.sample_rate), manifest.file_sha256(noise.path)
     offset = int(rng.integers(recording.shape[-1]))
     try:
         signal = LoopedNoise(recording, *shape, offset, song.sample_rate)
@@ -144,15 +196,15 @@ def _make_pair(job, song, pair_id, pair_number):
     gain = mixing_law.pair_gain(song, [*members, None][:2], settings.use_cuda)
     if settings.clean_target or len(members) == 1:
         drawn, members = drawn[:1], [members[0], None]
-    names = [noise.name for noise, _, _ in drawn] + [CLEAN]
-    files = [_file_name(side, pair_id, noise, name, settings.format) for side, noise in zip(SIDES, names, strict=False)]
-    paths = [folder / file for folder, file in zip(job.dirs, files, strict=True)]
+    names = [*(noise.name for noise, _, _ in drawn), manifest.CLEAN][:2]
+    paths = [folder / _file_name(side, pair_id, noise, name, settings.format)
+             for folder, side, noise in zip(job.dirs, manifest.SIDES, names, strict=True)]
     realised = mixing_law.write_pair(song, members, gain, paths, settings.use_cuda)
     row = {"pair_id": pair_id, "pair_number": pair_number, "gain": gain, "skipped_noises": json.dumps(skipped)}
-    for i, side in enumerate(SIDES):
-        columns = {"noise": CLEAN} if members[i] is None else drawn[i][2] | {
+    for i, side in enumerate(manifest.SIDES):
+        columns = {"noise": manifest.CLEAN} if members[i] is None else drawn[i][2] | {
             "snr_db": snrs[i], "scale": members[i].scale, "realised_snr_db": realised[i]}
-        columns |= {"file": files[i], "sha256": file_sha256(paths[i])}
+        columns |= {"file": paths[i].name, "sha256": manifest.file_sha256(paths[i])}
         row |= {f"{side}_{key}": value for key, value in columns.items()}
     return row
 
@@ -161,7 +213,7 @@ def _make_pairs(job, path, song_number, pair_numbers):
     """Make some pairs of one song; returns the journal's rows, or the sentence that says why there are none."""
     try:
         with one_of_many(path):
-            song, sha256 = Song(path), file_sha256(path)
+            song, sha256 = Song(path), manifest.file_sha256(path)
             # Not every format takes every rate and number of channels.
             soundfile.SoundFile(io.BytesIO(), "w", song.sample_rate, song.channels, "PCM_16",
                                 format=job.settings.format.upper()).close()
@@ -173,16 +225,16 @@ def _make_pairs(job, path, song_number, pair_numbers):
               "song_power": song.power}
     rows = []
     # Noted one by one, so that an interruption of a long song loses no finished pair.
-    journal = job.dirs[0] / JOURNAL.format(f"S{song_number}N{pair_numbers[0]}-{os.getpid()}")
+    journal = job.dirs[0] / manifest.JOURNAL.format(f"S{song_number}N{pair_numbers[0]}-{os.getpid()}")
     for n in pair_numbers:
         with uninterrupted():
             rows.append(shared | _make_pair(job, song, f"S{song_number}N{n}", n))
-            append_row(journal, rows[-1])
+            manifest.append_row(journal, rows[-1])
     return rows
 
 
 def _pair_place(row):
-    return number_in(row, "song_number", int), number_in(row, "pair_number", int)
+    return manifest.number_in(row, "song_number", int), manifest.number_in(row, "pair_number", int)
 
 
 def _tasks(songs, rows, iter_noise, n_workers):
@@ -214,9 +266,9 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
                                 "soundfile": soundfile.__version__}}
     with locked(*dirs):
         rows = finished_pairs(dirs, settings, files)
-        skipped_songs, skipped_noises = {}, read_dataset(dirs[0]).get("skipped_noises", {})
+        skipped_songs, skipped_noises = {}, manifest.read_dataset(dirs[0]).get("skipped_noises", {})
         description |= {"skipped_songs": skipped_songs, "skipped_noises": skipped_noises}
-        write_dataset(dirs[0], description)
+        manifest.write_dataset(dirs[0], description)
         job = _Job(settings, source, tuple(folder.absolute() for folder in dirs), strict)
         for path, result in _run(job, songs, rows, jobs, scheduler):
             if isinstance(result, str):
@@ -233,9 +285,9 @@ def build_dataset(settings: MergeSettings, source: NoiseSource, songs: Sequence[
             skipped_noises |= json.loads(row.pop("skipped_noises") or "{}")
         for reason in skipped_noises.values():
             log.warning("skipped: %s", reason)
-        write_csv(dirs[0] / MANIFEST, rows, COLUMNS)
-        write_dataset(dirs[0], description)
-        for path in dirs[0].glob(ALL_JOURNALS):
+        write_csv(dirs[0] / manifest.MANIFEST, rows, manifest.COLUMNS)
+        manifest.write_dataset(dirs[0], description)
+        for path in dirs[0].glob(manifest.ALL_JOURNALS):
             path.unlink()
     return rows
 

@@ -9,11 +9,12 @@ for soundscape synthesis and augmentation").
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
+import numpy as np
 
 from common.audio.signals import RECORDINGS, GaussianNoise, LoopedNoise
 from common.errors import UserError
@@ -21,7 +22,7 @@ from common.files import read_json, read_rows, write_text
 
 MANIFEST, DATASET = "manifest.csv", "dataset.json"
 # Rows of finished pairs while other pairs are still to be made. Every worker process writes journals of its own.
-JOURNAL, ALL_JOURNALS = "journal-{}.csv", "journal*.csv"
+JOURNAL, ALL_JOURNALS = "journal-{}.csv", "journal-*.csv"
 SIDES = ("input", "target")
 # noise_offset: in samples at the song's rate. noise_loops: number of copies of the recording that are used, whole or in
 # part. scale: factor on the zero-mean noise. A clean side has the noise CLEAN and empty columns for the rest of it.
@@ -124,6 +125,19 @@ class Sources:
         path = _existing(self.noises, row[f"{side}_noise"], "--path-noises")
         offset = number_in(row, f"{side}_noise_offset", int)
         return LoopedNoise(RECORDINGS.get(path, rate), channels, n_samples, offset, rate)
+
+    def noise_streams(self, row: dict) -> list[Iterator[np.ndarray]]:
+        """Return the blocks (channels, samples) of both noises of a row; an empty list where they cannot be made again.
+
+        That is without a merger's row, with a clean target, and when a recording is missing.
+        """
+        if not row.get("input_scale"):
+            return []
+        try:
+            noises = [self.noise(row, side) for side in SIDES]
+        except UserError:
+            return []
+        return [] if None in noises else [noise.blocks() for noise in noises]
 
 
 def _existing(root, name, flag):

@@ -60,11 +60,7 @@ class Segment:
 
     @property
     def name(self) -> str:
-        return _segment_name(self.pair, self.start_seconds)
-
-
-def _segment_name(pair, start_seconds):
-    return f"{pair.pair_id}@{start_seconds:.2f}s"
+        return f"{self.pair.pair_id}@{self.start_seconds:.2f}s"
 
 
 def pair_key(file_name: str) -> str | None:
@@ -152,8 +148,8 @@ def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None =
              silent: list[str] | None = None) -> Iterator[Segment]:
     """Cut pairs with clean targets into segments of SEGMENT_SAMPLES, or the whole of a shorter pair, at `sample_rate`.
 
-    per_pair: largest number of segments of a pair, evenly spread; None for all. silent: a list that receives the names
-    of the segments that are left out because song or noise is silent.
+    per_pair: largest number of segments of a pair, evenly spread; None for all. silent: a list that receives the
+    pair id of each segment that is left out because song or noise is silent.
     """
     for pair in pairs:
         noisy, _ = read_audio(pair.input, sample_rate)
@@ -163,7 +159,7 @@ def segments(pairs: Iterable[PairFile], sample_rate: int, per_pair: int | None =
         starts = np.arange(0, noisy.shape[1] - length + 1, length)
         loud = [s for s in starts if _holds_both(clean[:, s : s + length], noisy[:, s : s + length])]
         if silent is not None:
-            silent += [_segment_name(pair, s / sample_rate) for s in starts if s not in loud]
+            silent += [pair.pair_id] * (len(starts) - len(loud))
         if per_pair and len(loud) > per_pair:
             loud = [loud[i] for i in np.linspace(0, len(loud) - 1, per_pair).round().astype(int)]
         for s in loud:

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +38,14 @@ def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], outpu
     # Renamed at the end, so that only whole sets have their final name.
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    by_pair, names, rows = {}, {}, []
-    for candidate in sorted(chosen, key=lambda c: c.start_seconds):
-        by_pair.setdefault(candidate.pair, []).append(candidate)
-    for pair, members in sorted(by_pair.items(), key=lambda item: item[0].input.name):
-        written = _cut_out(pair, [c.start_seconds for c in members], partial)
-        for candidate, columns in zip(members, written, strict=True):
+    names, rows = {}, []
+    in_order = sorted(chosen, key=lambda c: (c.pair.input.name, c.start_seconds))
+    for pair, members in groupby(in_order, key=lambda c: c.pair):
+        members = list(members)
+        for candidate, columns in zip(members, _cut_out(pair, members, partial), strict=True):
             names[id(candidate)] = columns["pair_id"]
-            rows.append(dict(pair.row, **columns, start_seconds=candidate.start_seconds,
-                             decorrelation=candidate.decorrelation))
+            rows.append(pair.row | columns | {"start_seconds": candidate.start_seconds,
+                                              "decorrelation": candidate.decorrelation})
     write_csv(partial / "input" / MANIFEST, rows, dict.fromkeys(key for row in rows for key in row))
     described = found[0].pair.input.parent / DATASET  # it names the sources
     if described.is_file():
@@ -66,14 +66,14 @@ def _check_empty(folder):
         raise CallError(f"expected an empty folder, but {folder} holds files: choose another OUTPUT_DIR or remove it")
 
 
-def _cut_out(pair, starts_seconds, output_dir):
-    """Write the segments of one pair that begin at ascending `starts_seconds`; returns their manifest columns."""
-    rows = [{"pair_id": f"{pair.pair_id}G{n}"} for n in range(1, len(starts_seconds) + 1)]
+def _cut_out(pair, members, output_dir):
+    """Write the segments of one pair, which are in the order of time; returns their manifest columns."""
+    rows = [{"pair_id": f"{pair.pair_id}G{n}"} for n, _ in enumerate(members, 1)]
     for side in SIDES:
         path = getattr(pair, side)
         with AudioReader(path) as reader:
             rate = reader.sample_rate
-            starts = [round(s * rate) for s in starts_seconds]
+            starts = [round(member.start_seconds * rate) for member in members]
             for row, piece in zip(rows, pieces(reader.blocks(rate), starts, segment_length(rate)), strict=True):
                 name = path.with_suffix(".wav").name.replace(pair.pair_id, row["pair_id"], 1)
                 audio = resample(piece, rate, SAMPLE_RATE)

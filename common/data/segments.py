@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from common.audio.reading import AudioReader, resample
 from common.audio.signals import pieces
-from common.data.manifest import SIDES, Sources
+from common.data.manifest import Sources
 from common.data.pairs import PairFile
 from common.data.silence import MIN_RMS
 from common.errors import CallError, UserError
@@ -106,26 +106,14 @@ def spectral_profile(audio: np.ndarray) -> np.ndarray:
     return profile / (np.linalg.norm(profile) + 1e-9)
 
 
-def _noise_blocks(pair):
-    """Streams of the two noises of a pair; none without a second noise, a manifest or the sources."""
-    if not pair.row.get("input_scale"):
-        return []
-    sources = Sources.of(pair.input.parent)
-    try:
-        noises = [sources.noise(pair.row, side) for side in SIDES]
-    except UserError:  # a missing source; build_sets warns of it
-        return []
-    return [] if None in noises else [noise.blocks() for noise in noises]
-
-
 def _score_pair(pair, cut):
     """The candidates of one pair, which is read as a stream; silent segments are left out."""
     found = []
     with AudioReader(pair.input) as noisy, AudioReader(pair.target) as target:
         rate, length = noisy.sample_rate, segment_length(noisy.sample_rate)
         starts = cut.starts(min(noisy.count_samples(), target.count_samples()), rate)
-        blocks = [noisy.blocks(rate), target.blocks(rate)] + (_noise_blocks(pair) if starts else [])
-        streams = [pieces(stream, starts, length) for stream in blocks]
+        noises = Sources.of(pair.input.parent).noise_streams(pair.row) if starts else []
+        streams = [pieces(blocks, starts, length) for blocks in (noisy.blocks(rate), target.blocks(rate), *noises)]
         for start, noisy_piece, target_piece, *noise_pieces in zip(starts, *streams, strict=True):
             if np.sqrt(np.square(target_piece).mean()) > MIN_RMS:
                 # The mean of input and target keeps their common song and halves the power of the noises.

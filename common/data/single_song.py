@@ -9,9 +9,8 @@ import numpy as np
 
 from common.audio.reading import AudioReader
 from common.audio.writing import AudioWriter
-from common.data.dataset_builder import build_dataset
+from common.data.dataset_builder import MergeSettings, build_dataset, choose_songs
 from common.data.manifest import SIDES
-from common.data.merge_settings import MergeSettings, choose_songs
 from common.data.noises import WHITE_SHARE, NoiseSource, clips_for_split, folds_by_split
 from common.data.segments import Cut, segment_length
 from common.data.songs import song_name

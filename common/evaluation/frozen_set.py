@@ -14,9 +14,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.data.dataset_builder import build_dataset
+from common.data.dataset_builder import MergeSettings, build_dataset
 from common.data.manifest import number_in, read_manifest
-from common.data.merge_settings import MergeSettings
 from common.data.noises import WHITE_SHARE, NoiseClip, NoiseSource, parse_clip
 from common.data.packing import noise_files
 from common.data.pairs import pairs_in

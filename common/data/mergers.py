@@ -1,13 +1,12 @@
-"""The command line of the four mergers."""
+"""What the four merger scripts share: their flags and their run."""
 
 import argparse
 import logging
 import os
 
 from common.cli import Parser, add_settings, given
-from common.data.dataset_builder import build_dataset
+from common.data.dataset_builder import MergeSettings, build_dataset, choose_songs
 from common.data.manifest import read_dataset
-from common.data.merge_settings import MergeSettings, choose_songs
 from common.data.noises import NoiseSource, clips_for_split
 from common.outputs import check_folders
 
