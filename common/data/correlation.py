@@ -83,7 +83,7 @@ class CrossCorrelation:
         return np.concatenate([circular[-self.max_lag :], circular[: self.max_lag + 1]])
 
 
-def noise_bounds(power1: float, power2: float, covariance: float, n_points: int = 2000) -> tuple[float, float]:
+def noise_bounds(power1: float, power2: float, covariance: float) -> tuple[float, float]:
     """Return the least and the greatest correlation of two noises n1, n2 when only x = s + n1 and y = s + n2 are known.
 
     If the song s does not correlate with the noises, x has the power S + N1, y the power S + N2, and their covariance
@@ -92,7 +92,7 @@ def noise_bounds(power1: float, power2: float, covariance: float, n_points: int 
     """
     if not min(power1, power2) > 0:
         return float("nan"), float("nan")
-    s = np.linspace(0, min(power1, power2), n_points, endpoint=False)
+    s = np.linspace(0, min(power1, power2), 2000, endpoint=False)
     rho = (covariance - s) / np.sqrt((power1 - s) * (power2 - s))
     # rho is continuous in S: where it leaves -1..1, it has touched the end.
     return float(max(-1.0, rho.min())), float(min(1.0, rho.max()))
