@@ -27,7 +27,7 @@ import soxr
 from common.audio.reading import AudioReader, read_audio
 from common.cli import Parser, run
 from common.data.manifest import read_manifest
-from common.data.noises import RealNoises, clips_for_split
+from common.data.noises import NoiseSource, clips_for_split
 from common.data.songs import song_name, songs_for_split
 from common.errors import CallError
 
@@ -37,7 +37,7 @@ BASE, BEST, FLOOR = "plain", "ours all", "floor"
 
 def plain(songs, noises, folds, iter_noise, out):
     """The textbook loop, with our rule for which noises make a pair and nothing else of ours but the noise reader."""
-    rng, source = np.random.default_rng(0), RealNoises(clips_for_split(noises, "train", folds))
+    rng, source = np.random.default_rng(0), NoiseSource(clips_for_split(noises, "train", folds))
     for side in ("input", "target"):
         (out / side).mkdir(parents=True)
     for song_number, path in enumerate(songs):

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from common.cli import Parser, count, run
-from common.data.clean_pairs import load_test_pairs, manifest_sha256, segments
+from common.data.pairs import load_test_pairs, manifest_sha256, segments
 from common.denoising.auto import AUTO, choose, listen, load_classifier
 from common.evaluation.scores import (
     WITH_PRINT,

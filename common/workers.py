@@ -1,13 +1,13 @@
-"""Worker processes: those of this machine, or those of a Dask cluster."""
+"""Worker processes: on this machine, or those of a Dask cluster."""
 
 import asyncio
 import contextlib
 import os
+import shutil
 import tempfile
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -17,23 +17,25 @@ import joblib
 from common.errors import CallError, UserError
 
 WORKER_TIMEOUT_SECONDS = 60
-# Held while a worker of this machine does what must not be left half done; None in every other process.
-_whole = None
+# A lock in each worker process of this machine, see uninterrupted(); None in all other processes.
+_unfinished_work = None
 
 
 @contextlib.contextmanager
-def pool(jobs: int = -1, scheduler: str | None = None) -> Iterator[tuple[joblib.Parallel, int]]:
-    """A joblib.Parallel that yields results as they are done, and its number of workers.
+def worker_processes(jobs: int = -1, scheduler: str | None = None) -> Iterator[joblib.Parallel]:
+    """Yield a joblib.Parallel that returns the results one by one, in the order of the tasks.
 
-    `jobs`: processes on this machine, -1 for all cores; `scheduler`: address of a Dask scheduler whose workers are
-    used instead. Raises CallError when none answers there, UserError when a worker dies for good.
+    jobs: number of processes on this machine, -1 for one per core. scheduler: address of a Dask scheduler whose
+    workers are used instead. Raises CallError for no jobs and when no scheduler answers, UserError when a worker is
+    killed.
     """
+    if jobs == 0:
+        raise CallError("expected --jobs other than 0: give a number of processes, or -1 for all cores")
     if not scheduler:
-        # It says that a worker was replaced by a fresh one because it had grown: that is as it should be.
+        # joblib replaces a worker whose memory has grown, and warns of it: that is as it should be.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
         try:
-            yield (joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", initializer=_follow,
-                                   initargs=(os.getpid(),)), joblib.effective_n_jobs(jobs))
+            yield joblib.Parallel(jobs, return_as="generator", initializer=_end_with_parent, initargs=(os.getpid(),))
         except BrokenExecutor as error:
             raise UserError("expected every worker process to live, but one was killed, perhaps for want of memory: "
                             "run the same command again, with fewer --jobs") from error
@@ -49,20 +51,17 @@ def pool(jobs: int = -1, scheduler: str | None = None) -> Iterator[tuple[joblib.
         _ship_code(client)
         try:
             with joblib.parallel_config("dask", client=client):
-                yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered"), joblib.effective_n_jobs(-1)
+                yield joblib.Parallel(n_jobs=-1, return_as="generator")
         except KilledWorker as error:
             raise UserError(f"expected the cluster's workers to live, but {error}: run the same command "
                             "again") from error
 
 
 def _ship_code(client):
-    """Give this package to the scheduler and its workers, which need its dependencies but not the repository."""
+    """Send this package to the workers of a cluster, which have its dependencies but not the repository."""
     package = Path(__file__).parent
     with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(folder) / f"{package.name}.zip", "w") as archive:
-            for path in package.rglob("*.py"):
-                archive.write(path, path.relative_to(package.parent))
-        client.upload_file(archive.filename)
+        client.upload_file(shutil.make_archive(f"{folder}/{package.name}", "zip", package.parent, package.name))
     try:
         client.submit(os.getpid, pure=False).result(timeout=WORKER_TIMEOUT_SECONDS)
     except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
@@ -70,25 +69,23 @@ def _ship_code(client):
                         "s: start some with dask worker") from error
 
 
-def _follow(parent):
-    """In a new worker: end with process `parent`, which joblib's workers else outlive by minutes when it is killed."""
-    global _whole
-    _whole = threading.Lock()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _end_with_parent(parent):
+    """Make a new worker process end with process `parent`; otherwise joblib's workers outlive it by minutes."""
+    global _unfinished_work
+    _unfinished_work = threading.Lock()
+
+    def wait():
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        _unfinished_work.acquire()  # never released, so that no further work begins
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def _end_with(parent):
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    _whole.acquire()  # never released: no other work begins
-    os._exit(1)
+def uninterrupted() -> contextlib.AbstractContextManager:
+    """Return a context in which a worker process finishes its work even when its parent is killed.
 
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Do something whole in a worker, which ends only after it when its parent is gone.
-
-    Else it would leave something half done behind, in the folders of the next run.
+    Without it the worker would leave half-written files in the output folders of the next run.
     """
-    with _whole or contextlib.nullcontext():
-        yield
+    return _unfinished_work or contextlib.nullcontext()

@@ -71,7 +71,7 @@ def test_a_scheduler_without_workers_is_one_sentence(cluster, monkeypatch):
         process.kill()
         process.wait()
     monkeypatch.setattr(workers, "WORKER_TIMEOUT_SECONDS", 2)
-    with pytest.raises(CallError, match="none answered in 2 s"), workers.pool(scheduler=address):
+    with pytest.raises(CallError, match="none answered in 2 s"), workers.worker_processes(scheduler=address):
         pass
 
 

@@ -8,7 +8,7 @@ import pytest
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
 from common.data import correlation
-from common.data.correlation import CrossCorrelation, Moments, class_counts, compare_files, noise_bounds
+from common.data.correlation import MEASURES, CrossCorrelation, block_sums, compare_files, moments, noise_bounds, report
 from common.errors import CallError
 from common.files import read_rows
 
@@ -25,15 +25,12 @@ def pair(tmp_path):
 
 def test_moments_are_numpys(rng):
     a, b = rng.standard_normal((2, 3, 5000)) + 0.3
-    moments = Moments()
-    for part in np.array_split(np.arange(5000), 7):
-        moments.add(a[:, part], b[:, part])
-    assert moments.pearson == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-12)
-    assert moments.covariance == pytest.approx(np.cov(a.ravel(), b.ravel(), bias=True)[0, 1], abs=1e-12)
-    moments.add(np.zeros(0), np.zeros(0))
-    constant = Moments()
-    constant.add(a, np.ones_like(a))
-    assert np.isnan(constant.pearson)
+    sums = sum(block_sums(a[:, part], b[:, part]) for part in np.array_split(np.arange(5000), 7))
+    variances, _, covariance, pearson = moments(sums)
+    assert pearson == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-12)
+    assert covariance == pytest.approx(np.cov(a.ravel(), b.ravel(), bias=True)[0, 1], abs=1e-12)
+    assert variances == pytest.approx([a.var(), b.var()], abs=1e-12)
+    assert np.isnan(moments(block_sums(a, np.ones_like(a)))[-1])
 
 
 @pytest.mark.parametrize("n", [10, 3000, correlation.BLOCK_SAMPLES, 150_000])
@@ -81,8 +78,9 @@ def test_bounds_of_unrelated_signals_say_that_noises_do_not_correlate_positively
 
 
 def test_classes():
-    assert class_counts([0.95, -0.8, 0.6, 0.5, -0.2, 0.05, 0.0, float("nan")]) == {
-        "near zero": 2, "low": 1, "medium": 2, "high": 2}
+    values = [0.95, -0.8, 0.6, 0.5, -0.2, 0.05, 0.0, float("nan")]
+    text = report([dict.fromkeys(MEASURES, r) | {"file1": "a", "file2": "b"} for r in values], [])
+    assert re.search(r"high >= 0\.8 +medium >= 0\.5 +low >= 0\.1 +near zero\npearson +2 +2 +1 +2\n", text)
 
 
 @pytest.mark.parametrize("script, split", [("merger_white.py", "train"), ("merger.py", "train"), ("merger.py", "test")])

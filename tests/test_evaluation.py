@@ -5,8 +5,7 @@ import torch
 
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
-from common.data.clean_pairs import load_test_pairs, manifest_sha256, segments
-from common.data.pairs import find_pairs, pairs_in
+from common.data.pairs import find_pairs, load_test_pairs, manifest_sha256, pairs_in, segments
 from common.denoising.files import denoise
 from common.errors import CallError, UserError
 from common.evaluation import scores as evaluation

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from common.audio.reading import read_audio
-from common.data.clean_pairs import load_test_pairs
-from common.data.pairs import pairs_in
+from common.data.pairs import load_test_pairs, pairs_in
 from common.errors import UserError
 from common.evaluation.frozen_set import INDEX, PRINT_INDEX, build, check
 from common.files import read_rows

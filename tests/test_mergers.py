@@ -14,9 +14,9 @@ import torch
 from common.audio.reading import read_audio, resample
 from common.audio.signals import GaussianNoise
 from common.audio.writing import write_audio
+from common.data.dataset_builder import MergeSettings
 from common.data.manifest import read_dataset, read_manifest
-from common.data.merging import MergeSettings
-from common.data.pairs import check_disjoint, find_pairs, heard
+from common.data.pairs import check_disjoint, find_pairs, songs_and_recordings
 from common.data.songs import song_name
 from common.errors import UserError
 from tests.conftest import measured_snr_db
@@ -132,9 +132,9 @@ def test_another_seed_gives_other_pairs(merged):
 def test_splits_share_no_song_and_no_recording(merged, script):
     """D5, over what they drew."""
     pairs = {split: find_pairs(*merged(script, split, 2, 2, *_extra(script))[:2]) for split in SPLITS}
-    check_disjoint(**{split: heard(found) for split, found in pairs.items()})
+    check_disjoint(**{split: songs_and_recordings(found) for split, found in pairs.items()})
     with pytest.raises(UserError, match="share"):
-        check_disjoint(train=heard(pairs["train"]), test=heard(pairs["train"]))
+        check_disjoint(train=songs_and_recordings(pairs["train"]), test=songs_and_recordings(pairs["train"]))
 
 
 @pytest.mark.parametrize("n_songs, n_noises, expected", [(1, 3, (1, 3)), (100, 1, (8, 1)), (3, 2, (3, 2))])
@@ -179,8 +179,8 @@ def test_dataset_json_holds_the_command_that_makes_the_set_again(merged, call, t
     assert set(description) == {"command", "settings", "sources", "versions", "skipped_songs", "skipped_noises"}
     call(*shlex.split(description["command"]), "--input-dir", tmp_path / "input", "--target-dir", tmp_path / "target")
     assert _bytes(tmp_path / "input", tmp_path / "target") == _bytes(input_dir, target_dir)
-    spaced = MergeSettings("merger", "train", "/my songs", "/n", 1, 1, 0).command()
-    assert shlex.split(spaced)[:5] == ["merger.py", "--split", "train", "--path-songs", "/my songs"]
+    spaced = MergeSettings("merger", "/my songs", "/n", 1).command()
+    assert shlex.split(spaced)[:3] == ["merger.py", "--path-songs", "/my songs"]
     white = read_dataset(merged("merger_white.py", "test", 2, 2)[0])
     assert "--iter-white-noise 2" in white["command"] and white["sources"]["noises"] is None
 
@@ -236,7 +236,7 @@ BAD_CALLS = {
     "absent fold": ("merger.py", {"--path-noises": "{tmp}/onefold"}, 2, "--folds"),
     "fold 11": ("merger.py", {"--folds": "11"}, 2, "--folds between 1 and 10"),
     "folds in words": ("merger.py", {"--folds": "one"}, 2, "--folds"),
-    "class 10": ("merger_class.py", {"--class-num": "10"}, 2, "--class-num 0 to 9"),
+    "class 10": ("merger_class.py", {"--class-num": "10"}, 2, "argument --class-num: invalid choice: 10"),
     "no songs wanted": ("merger.py", {"--iter-songs": "0"}, 2, "at least 1, got 0"),
     "no noises wanted": ("merger_white.py", {"--iter-white-noise": "-1"}, 2, "at least 1, got -1"),
     "reversed range": ("merger.py", {"--snr-db": ("9", "2")}, 2, "LOW <= HIGH"),

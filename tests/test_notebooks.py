@@ -11,7 +11,7 @@ import soundfile as sf
 
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
-from common.data.pairs import check_disjoint, heard, pairs_in
+from common.data.pairs import check_disjoint, pairs_in, songs_and_recordings
 from common.network.checkpoints import save_weights
 from common.notebook.records import read_records, unquoted
 from tests.conftest import ROOT
@@ -69,7 +69,7 @@ def test_a_song_is_a_starting_dataset(corpus, tmp_path, rng):
     assert (records["n_train"], records["n_validation"], records["n_test"]) == (6, 2, 2)
     assert records["n_candidates"] == 3 * 7 and records["diversity_chosen"] > records["diversity_random"]
     splits = ("train", "validation", "test")
-    check_disjoint(**{split: heard(pairs_in(tmp_path / "segments" / split)) for split in splits})
+    check_disjoint(**{split: songs_and_recordings(pairs_in(tmp_path / "segments" / split)) for split in splits})
 
 
 @pytest.mark.notebooks

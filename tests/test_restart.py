@@ -98,12 +98,12 @@ def test_what_a_kill_can_leave_is_taken_over(merged, corpus, call, tmp_path):
     left = tmp_path / "input"
     lines = (left / "manifest.csv").read_text().splitlines(keepends=True)
     (left / "manifest.csv").unlink()
-    (left / "journal.csv").write_text("".join(lines[:3]))
+    (left / "journal-S1N1-76.csv").write_text("".join(lines[:3]))
     (left / "journal-S1N3-77.csv").write_text(lines[0] + lines[3] + lines[4][:-40])  # its last hash is cut
     (left / "journal-S2N1-78.csv").write_text(lines[0] + lines[5])
     (tmp_path / "target" / rows[4]["target_file"]).unlink()
     (left / rows[6]["input_file"]).unlink()
-    for half_written in (rows[7]["input_file"] + ".123", "manifest.csv", "journal.csv", "dataset.json"):
+    for half_written in (rows[7]["input_file"] + ".123", "manifest.csv", "dataset.json"):
         (left / f".{half_written}.tmp").write_bytes(b"half")
     kept = [tmp_path / "target" / row["target_file"] for row in rows[:3]]
     before = [path.stat().st_mtime_ns for path in kept]

@@ -9,7 +9,7 @@ from common.audio.signals import pieces
 from common.audio.writing import write_audio
 from common.data import segment_sets
 from common.data.manifest import Sources, read_manifest
-from common.data.pairs import PairFile, check_disjoint, find_pairs, heard, pairs_in
+from common.data.pairs import PairFile, check_disjoint, find_pairs, pairs_in, songs_and_recordings
 from common.data.segment_sets import build_sets, save_segments
 from common.data.segments import (
     Candidate,
@@ -194,7 +194,7 @@ def test_sets_of_all_splits_in_one_go(merged, tmp_path, caplog):
     sets = {split: pairs_in(tmp_path / "segments" / split) for split in ("train", "validation", "test")}
     assert {split: len(pairs) for split, pairs in sets.items()} == {"train": 3, "validation": 2, "test": 2}
     assert {split: len(chosen) for split, (_, chosen) in made.items()} == {"train": 3, "validation": 2, "test": 2}
-    check_disjoint(**{split: heard(pairs) for split, pairs in sets.items()})
+    check_disjoint(**{split: songs_and_recordings(pairs) for split, pairs in sets.items()})
     assert "cannot be made again" not in caplog.text
     one = build_sets(merged("merger.py", "test", 2, 2)[0].parent, tmp_path / "one", 3, 2, 0.5, WHOLE)
     assert list(one) == ["test"]
@@ -227,7 +227,7 @@ def test_one_song_becomes_three_parts_and_three_sets(corpus, tmp_path, rng):
     assert [p.shape[-1] / whole.shape[-1] for p in parts] == pytest.approx([0.7, 0.15, 0.15], abs=1e-4)
     made = build_sets(source, tmp_path / "segments", 4, 2, 0.5, Cut(None, 0, 0))
     assert {split: len(chosen) for split, (_, chosen) in made.items()} == {"train": 4, "validation": 2, "test": 2}
-    check_disjoint(**{split: heard(pairs_in(tmp_path / "segments" / split)) for split in made})
+    check_disjoint(**{split: songs_and_recordings(pairs_in(tmp_path / "segments" / split)) for split in made})
     with pytest.raises(UserError, match=r"at least 29\.9 s, of which 5 s are skipped, but .* has 20\.0 s"):
         write_audio(tmp_path / "short.wav", audio[:, : 20 * rate], rate)
         split_song(tmp_path / "short.wav", tmp_path / "x", cut)

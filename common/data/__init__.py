@@ -1,4 +1,4 @@
-"""Songs and noises on disk, the mixing law, merged pairs with their manifests, segments, and pools.
+"""Songs and noises on disk, the mixing law, merged datasets with their manifests, segments, and pools of decoded audio.
 
-The merger scripts call `merger_cli`, training reads `pairs` and `pool`. Of the network only the sample rate is known.
+The merger scripts call `mergers`; training reads `pairs` and `pool`. Of networks only the sample rate is known.
 """

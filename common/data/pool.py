@@ -1,8 +1,8 @@
 """Decoded songs and noises as one array of 16-bit samples, from which training mixes its batches.
 
-A pool is a folder: `samples.i16`, the channels of all clips one after another, and `pool.json`, what they are. On
-a processor the array is mapped from the disk, on a GPU it is resident. Reading a pool needs no audio library; making
-one (common.data.packing) does.
+A pool is a folder with `samples.i16`, the channels of all clips one after another, and `pool.json`, which describes
+them. On a CPU the array is mapped from the disk, on a GPU it is in memory. Only making a pool (common.data.packing)
+needs audio libraries, reading one does not.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ FORMAT = "song-denoiser-pool-1"
 SAMPLES, INDEX = "samples.i16", "pool.json"
 FULL_SCALE = 32767
 SONG = ""  # the label of a song
-# Powers are kept for blocks of this many samples, so that silent crops are known without reading them.
+# Number of samples of a block whose power is known, so that silent crops are found without reading them.
 POWER_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A decoded file, scaled to its own peak so that a quiet one keeps 16 bits.
+    """A decoded file, scaled to full scale so that a quiet file keeps 16 bits.
 
-    label: a noise's class in words, SONG for a song. recording: clips of one recording must not meet in a pair.
-    start: of its first channel in the pool's samples, `length` samples a channel. rms: of the scaled samples, at
-    full scale 1.
+    label: the name of a noise's class, or SONG. recording: a name; clips of one recording must not meet in a pair.
+    start: place of the first channel in the samples of the pool. length: number of samples of each channel. rms: RMS of
+    the scaled samples, at full scale 1.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Pool:
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> "Pool":
-        """Open a pool; raises CallError when `folder` is none, UserError when it is not whole."""
+        """Open a pool. Raises CallError for another folder, UserError for a damaged pool."""
         folder = Path(folder)
         if not (folder / INDEX).is_file():
             raise CallError(f"expected a pool with {INDEX}, but {folder} is none: make it with python -m "
@@ -75,26 +75,21 @@ class Pool:
         return cls(clips, samples.to(device))
 
     def select(self, split: str, songs: bool) -> list[Clip]:
-        """The songs, or the noises, of a split; raises UserError when there are none."""
+        """Return the songs or the noises of a split. Raises UserError when there are none."""
         found = [clip for clip in self.clips if clip.split == split and (clip.label == SONG) == songs]
         if not found:
             raise UserError(f"expected {'songs' if songs else 'noises'} of split {split} in the pool, but it has none: "
                             "pack it with some")
         return found
 
-    def hours(self, split: str, songs: bool) -> float:
-        """Length of what `select` gives, a channel counted once."""
-        return sum(clip.length for clip in self.clips if clip.split == split and (clip.label == SONG) == songs
-                   ) / SAMPLE_RATE / 3600
-
     def sha256(self) -> str:
-        """Hex SHA-256 over what all clips are, their levels included, which names the pool."""
+        """Return the hex SHA-256 of the descriptions of all clips, which identifies the pool."""
         return hashlib.sha256(json.dumps([vars(clip) for clip in self.clips]).encode()).hexdigest()
 
     def block_powers(self, clip: Clip, channel: int) -> np.ndarray:
-        """Mean square of each POWER_BLOCK of one channel at full scale 1; the last one may be shorter."""
+        """Return the mean square of each POWER_BLOCK of a channel at full scale 1; the last block may be shorter."""
         start = clip.start + channel * clip.length
-        if start not in self._powers:  # many sources draw from one pool
+        if start not in self._powers:  # kept, since many sources draw from one pool
             audio = self.samples[start : start + clip.length].cpu().numpy().astype(np.float32) / FULL_SCALE
             edges = np.arange(0, clip.length, POWER_BLOCK)
             self._powers[start] = np.add.reduceat(np.square(audio), edges) / np.diff(np.append(edges, clip.length))
@@ -102,7 +97,7 @@ class Pool:
 
 
 def write_index(folder: Path, clips: list[Clip], skipped: Sequence[str] = ()) -> None:
-    """Write pool.json, which makes a folder with samples a pool. skipped: why other files are not in it."""
+    """Write pool.json beside the samples. skipped: the reasons why other files are not in the pool."""
     rows, left_out = (",\n".join(map(json.dumps, x)) for x in (map(vars, clips), skipped))
     write_text(folder / INDEX, f'{{"format": "{FORMAT}", "sample_rate": {SAMPLE_RATE}, "clips": [\n{rows}\n], '
                f'"skipped": [\n{left_out}\n]}}\n')

@@ -1,9 +1,10 @@
-"""Datasets of segments: chosen, cut out, written, and listened to."""
+"""Datasets of segments: build them from merged sets, and read their audio."""
 
 import logging
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,9 @@ import numpy as np
 from common.audio.reading import AudioReader, read_audio, resample
 from common.audio.signals import pieces
 from common.audio.writing import write_audio
-from common.data.manifest import DATASET, MANIFEST, SIDES, read_dataset, read_manifest
-from common.data.mixing import file_sha256
+from common.data.manifest import DATASET, MANIFEST, SIDES, file_sha256, read_dataset
 from common.data.noises import SPLITS
-from common.data.pairs import PairFile, find_pairs, pairs_in
+from common.data.pairs import PairFile, pairs_in
 from common.data.segments import Candidate, Cut, candidates, choose, evenly, segment_length
 from common.errors import CallError
 from common.files import write_csv
@@ -27,31 +27,29 @@ SEGMENTS = "segments.csv"
 
 
 def save_segments(found: Sequence[Candidate], chosen: Sequence[Candidate], output_dir: str | Path) -> Path:
-    """Write the chosen segments as a dataset of their own: `output_dir`/input, /target, a manifest and segments.csv.
+    """Write the chosen segments as a dataset: `output_dir`/input, /target, a manifest and segments.csv.
 
-    File names carry the segment's number within its pair (S1N2G3); the manifest repeats the pair's row with the
-    segment's start and score; segments.csv lists every candidate, and which were chosen in what order. Returns the
+    File names carry the number of the segment within its pair (S1N2G3). The manifest repeats the row of the pair, with
+    the start and the score of the segment. segments.csv lists all candidates and the order of the choice. Returns the
     folder. Raises CallError when it is not empty.
     """
     output_dir = Path(output_dir)
     _check_empty(output_dir)
-    # Made beside its place and renamed at the end: a set that is there is whole.
+    # Renamed at the end, so that only whole sets have their final name.
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    folders = {side: partial / side for side in SIDES}
-    by_pair, names, rows = {}, {}, []
-    for candidate in sorted(chosen, key=lambda c: c.start_seconds):
-        by_pair.setdefault(candidate.pair, []).append(candidate)
-    for pair, members in sorted(by_pair.items(), key=lambda item: item[0].input.name):
-        parent = next((r for r in read_manifest(pair.input.parent) if r["pair_id"] == pair.pair_id), {})
-        written = _cut_out(pair, [c.start_seconds for c in members], folders)
-        for candidate, columns in zip(members, written, strict=True):
+    names, rows = {}, []
+    in_order = sorted(chosen, key=lambda c: (c.pair.input.name, c.start_seconds))
+    for pair, members in groupby(in_order, key=lambda c: c.pair):
+        members = list(members)
+        for candidate, columns in zip(members, _cut_out(pair, members, partial), strict=True):
             names[id(candidate)] = columns["pair_id"]
-            rows.append(dict(parent, **columns, start_seconds=candidate.start_seconds,
-                             decorrelation=candidate.decorrelation))
-    write_csv(folders["input"] / MANIFEST, rows, dict.fromkeys(key for row in rows for key in row))
-    if (found[0].pair.input.parent / DATASET).is_file():  # it names the sources
-        shutil.copyfile(found[0].pair.input.parent / DATASET, folders["input"] / DATASET)
+            rows.append(pair.row | columns | {"start_seconds": candidate.start_seconds,
+                                              "decorrelation": candidate.decorrelation})
+    write_csv(partial / "input" / MANIFEST, rows, dict.fromkeys(key for row in rows for key in row))
+    described = found[0].pair.input.parent / DATASET  # it names the sources
+    if described.is_file():
+        shutil.copyfile(described, partial / "input" / DATASET)
     order = {id(c): n for n, c in enumerate(chosen, 1)}
     write_csv(partial / SEGMENTS, [
         {"pair_id": c.pair.pair_id, "song": c.pair.song, "noise": c.pair.noise, "start_seconds": c.start_seconds,
@@ -68,26 +66,26 @@ def _check_empty(folder):
         raise CallError(f"expected an empty folder, but {folder} holds files: choose another OUTPUT_DIR or remove it")
 
 
-def _cut_out(pair, starts_seconds, folders):
-    """Write the segments of one pair that begin at ascending `starts_seconds`; returns their manifest columns."""
-    rows = [{"pair_id": f"{pair.pair_id}G{n}"} for n in range(1, len(starts_seconds) + 1)]
-    for side, folder in folders.items():
+def _cut_out(pair, members, output_dir):
+    """Write the segments of one pair, which are in the order of time; returns their manifest columns."""
+    rows = [{"pair_id": f"{pair.pair_id}G{n}"} for n, _ in enumerate(members, 1)]
+    for side in SIDES:
         path = getattr(pair, side)
         with AudioReader(path) as reader:
             rate = reader.sample_rate
-            starts = [round(s * rate) for s in starts_seconds]
+            starts = [round(member.start_seconds * rate) for member in members]
             for row, piece in zip(rows, pieces(reader.blocks(rate), starts, segment_length(rate)), strict=True):
                 name = path.with_suffix(".wav").name.replace(pair.pair_id, row["pair_id"], 1)
                 audio = resample(piece, rate, SAMPLE_RATE)
                 audio = np.pad(audio, ((0, 0), (0, max(0, SEGMENT_SAMPLES - audio.shape[-1]))))[:, :SEGMENT_SAMPLES]
-                write_audio(folder / name, audio, SAMPLE_RATE, "PCM_16")
-                row |= {f"{side}_file": name, f"{side}_sha256": file_sha256(folder / name)}
+                write_audio(output_dir / side / name, audio, SAMPLE_RATE, "PCM_16")
+                row |= {f"{side}_file": name, f"{side}_sha256": file_sha256(output_dir / side / name)}
     return rows
 
 
-def listen(candidate: Candidate) -> tuple[dict[str, np.ndarray], int]:
-    """Input and target of a segment, each (channels, samples), and their rate: what `listening_panel` takes."""
-    sides, rate = {}, SAMPLE_RATE
+def segment_audio(candidate: Candidate) -> tuple[dict[str, np.ndarray], int]:
+    """Read input and target of a segment, each (channels, samples), and their rate, for a listening_panel."""
+    sides = {}
     for side in SIDES:
         audio, rate = read_audio(getattr(candidate.pair, side))
         start = round(candidate.start_seconds * rate)
@@ -96,15 +94,15 @@ def listen(candidate: Candidate) -> tuple[dict[str, np.ndarray], int]:
 
 
 def merged_sets(source: str | Path) -> dict[str, list[PairFile]]:
-    """The pairs by split of a folder that holds train, validation or test (as written by mergers), or one set alone.
+    """Return the pairs by split of a folder with train, validation or test from the mergers, or with one set alone.
 
-    Raises CallError when there is neither.
+    Raises CallError for another folder.
     """
     source = Path(source)
     if (source / "input").is_dir():
         split = read_dataset(source / "input").get("settings", {}).get("split", "train")
         return {split: pairs_in(source)}
-    sets = {s: find_pairs(source / s / "input", source / s / "target") for s in SPLITS if (source / s).is_dir()}
+    sets = {split: pairs_in(source / split) for split in SPLITS if (source / split).is_dir()}
     if not sets:
         raise CallError(f"expected folders {', '.join(SPLITS)} with input/ and target/ inside, or one input/ and "
                         f"target/, in {source}: run a merger first")
@@ -114,32 +112,24 @@ def merged_sets(source: str | Path) -> dict[str, list[PairFile]]:
 def build_sets(source: str | Path, output_dir: str | Path, n_segments: int, n_held_out: int,
                diversity_weight: float = 0.5, cut: Cut | None = None, jobs: int = -1
                ) -> dict[str, tuple[list[Candidate], list[Candidate]]]:
-    """Segments of every split of `source` (see merged_sets), written to `output_dir`/<split>.
+    """Write segments of every split of `source` (see merged_sets) to `output_dir`/<split>.
 
-    The best `n_segments` of train; of validation and test `n_held_out` evenly spread ones, which no choice should
-    flatter. Returns all candidates and the chosen ones by split. Raises CallError when one is there already.
+    n_segments: number of segments for training, the best ones. n_held_out: number for validation and for test, evenly
+    spread. Returns all candidates and the chosen ones by split. Raises CallError when a set exists already.
     """
-    sets = merged_sets(source)
+    sets, output_dir, made = merged_sets(source), Path(output_dir), {}
     for split in sets:
-        _check_empty(Path(output_dir) / split)
+        _check_empty(output_dir / split)
     with locked(output_dir):
-        return _build_sets(sets, Path(output_dir), n_segments, n_held_out, diversity_weight, cut, jobs)
-
-
-def _build_sets(sets, output_dir, n_segments, n_held_out, diversity_weight, cut, jobs):
-    made = {}
-    for split, pairs in sets.items():
-        found = candidates(pairs, cut, jobs)
-        if split == "train":
+        for split, pairs in sets.items():
+            found = candidates(pairs, cut, jobs)
             unknown = sum(np.isnan(c.decorrelation) for c in found)
-            if unknown:
+            if split == "train" and unknown:
                 log.warning("the noises of %d of %d segments cannot be made again, so that diversity alone ranks them: "
                             "noisy targets, a merger's manifest and its noise folder are needed", unknown, len(found))
-            chosen = choose(found, n_segments, diversity_weight)
-        else:
-            chosen = evenly(found, n_held_out)
-        save_segments(found, chosen, output_dir / split)
-        log.info("%s: %d of %d segments of %d pairs written to %s", split, len(chosen), len(found), len(pairs),
-                 output_dir / split)
-        made[split] = found, chosen
+            chosen = choose(found, n_segments, diversity_weight) if split == "train" else evenly(found, n_held_out)
+            save_segments(found, chosen, output_dir / split)
+            log.info("%s: %d of %d segments of %d pairs written to %s", split, len(chosen), len(found), len(pairs),
+                     output_dir / split)
+            made[split] = found, chosen
     return made

@@ -1,12 +1,12 @@
-"""Choosing the segments of a dataset that are worth training on.
+"""Choose the segments of a dataset on which training pays most.
 
-Two things are wanted of a set of segments, and both are measured blind to level, since loud noise alone teaches
-nothing. *Decorrelation*: Noise2Noise needs two noises that have nothing in common, for what they share is learnt
-as if it were music. *Diversity*: a segment that sounds like one already chosen adds little. The two are traded off
-greedily, as maximal marginal relevance does for texts (Carbonell and Goldstein 1998).
+A good set of segments has two properties, which do not depend on levels. *Decorrelation*: Noise2Noise needs two noises
+that have nothing in common, since the network learns their common part as music. *Diversity*: a segment that resembles
+one already chosen adds little. The choice is greedy and weighs the two, as maximal marginal relevance does for texts
+(Carbonell and Goldstein 1998).
 
-The noises are made again from the manifest. They cannot be estimated from input and target: with the clean signal
-taken as the mean of both, the two residuals are exact opposites, whose correlation is -1 for every segment.
+The noises are made again from the manifest. They cannot be estimated from input and target: if the mean of both is the
+estimate of the clean signal, the two residuals are opposites, and their correlation is -1 for every segment.
 """
 
 from collections.abc import Sequence
@@ -21,22 +21,23 @@ from tqdm import tqdm
 
 from common.audio.reading import AudioReader, resample
 from common.audio.signals import pieces
-from common.data.manifest import SIDES, Sources, read_manifest
-from common.data.pairs import MIN_RMS, PairFile
+from common.data.manifest import Sources
+from common.data.pairs import PairFile
+from common.data.silence import MIN_RMS
 from common.errors import CallError, UserError
 from common.network.stft import SAMPLE_RATE, SEGMENT_SAMPLES
-from common.workers import pool
+from common.workers import worker_processes
 
 N_FFT, N_MELS = 2048, 40
-# Hann frames that overlap by half count for a little less than as many independent ones: 1 + 2 (1/6)^2.
+# Number of half-overlapping Hann frames that are worth one independent frame: 1 + 2 (1/6)^2.
 FRAME_DEPENDENCE = 1.0556
-# Enough to decide between equals, too little to decide anything else.
+# Least weight of the diversity, which decides between candidates of equal decorrelation only.
 TIE_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where segments may lie: one every `hop_seconds` (None: without overlap), outside of a song's start and end."""
+    """Where segments begin: every `hop_seconds` (None: one after the other), except near the ends of a song."""
 
     hop_seconds: float | None = None
     skip_start_seconds: float = 6.0
@@ -50,7 +51,7 @@ class Cut:
                             f"{self.skip_end_seconds}")
 
     def starts(self, n_samples: int, sample_rate: int) -> list[int]:
-        """First samples of the segments of a song of `n_samples`."""
+        """Return the first samples of the segments of a song of `n_samples`."""
         length = segment_length(sample_rate)
         hop = max(1, round(self.hop_seconds * sample_rate)) if self.hop_seconds else length
         end = n_samples - round(self.skip_end_seconds * sample_rate) - length
@@ -59,10 +60,10 @@ class Cut:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A segment of a pair and its score parts.
+    """A segment of a pair and the parts of its score.
 
-    start_seconds: within the pair. decorrelation: of its two noises, 0 (one is the other, filtered) to 1; NaN when
-    they are not known. profile: mean log-mel spectrum of the segment, (N_MELS,), centred, of norm 1.
+    start_seconds: place in the pair. decorrelation: from 0 (one noise is the other one, filtered) to 1; NaN when the
+    noises are unknown. profile: mean log-mel spectrum of the segment, (N_MELS,), centred, of norm 1.
     """
 
     pair: PairFile
@@ -72,19 +73,19 @@ class Candidate:
 
 
 def segment_length(sample_rate: int) -> int:
-    """Samples of a segment at `sample_rate`: SEGMENT_SAMPLES at SAMPLE_RATE."""
+    """Return the number of samples of a segment at `sample_rate`: SEGMENT_SAMPLES at SAMPLE_RATE."""
     return round(SEGMENT_SAMPLES * sample_rate / SAMPLE_RATE)
 
 
 def decorrelation(noise1: np.ndarray, noise2: np.ndarray) -> float:
-    """1 - coherent share of two noises, both (channels, samples), 0..1; NaN when one of them is silent.
+    """Return 1 - coherent share of two noises (channels, samples), from 0 to 1; NaN when one of them is silent.
 
-    With the cross-spectrum S12 and the power spectra S11, S22 averaged over K frames (Welch 1967), the coherent
-    share is sum |S12| / sqrt(sum S11 sum S22) over all frequencies: by the triangle inequality an upper bound of the
-    normalised cross-correlation at every lag (within a frame), whatever the levels. Unrelated Gaussian noises have
-    |S12| = c sqrt(S11 S22) by chance, c = sqrt(pi / (4 K_eff)), the mean of a Rayleigh distribution. That is
-    taken off, for else two white noises would pass for more alike than two noises in different bands:
-    share = sum(|S12| - c sqrt(S11 S22)) / ((1 - c) sqrt(sum S11 sum S22)), and 0 where this is negative.
+    With the cross-spectrum S12 and the power spectra S11, S22 averaged over K frames (Welch 1967), the coherent share
+    is sum |S12| / sqrt(sum S11 sum S22) over all frequencies. By the triangle inequality it is an upper bound of the
+    normalised cross-correlation at every lag within a frame, and it does not depend on the levels. Unrelated Gaussian
+    noises have |S12| = c sqrt(S11 S22) by chance, with c = sqrt(pi / (4 K_eff)), the mean of a Rayleigh distribution.
+    Without a correction two white noises would seem more alike than two noises in different bands. The corrected
+    share = sum(|S12| - c sqrt(S11 S22)) / ((1 - c) sqrt(sum S11 sum S22)) is cut off at 0.
     """
     spectra = [stft(noise, nperseg=N_FFT, boundary=None, padded=False)[2] for noise in (noise1, noise2)]
     cross = np.abs((spectra[0] * spectra[1].conj()).mean(axis=-1))
@@ -98,61 +99,41 @@ def decorrelation(noise1: np.ndarray, noise2: np.ndarray) -> float:
 
 
 def spectral_profile(audio: np.ndarray) -> np.ndarray:
-    """The centred mean log-mel spectrum of (samples,) at SAMPLE_RATE, of norm 1: blind to level."""
+    """Return the centred mean log-mel spectrum of audio (samples,) at SAMPLE_RATE, scaled to norm 1."""
     mel = librosa.feature.melspectrogram(y=audio, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=N_FFT, n_mels=N_MELS)
     profile = librosa.power_to_db(mel).mean(axis=1)
     profile = profile - profile.mean()
     return profile / (np.linalg.norm(profile) + 1e-9)
 
 
-def _noise_blocks(row, sources):
-    """Streams of the two noises of a pair; None when there is no second noise, no manifest or no source."""
-    if not row or not row.get("input_scale"):
-        return None
-    try:
-        noises = [sources.noise(row, side) for side in SIDES]
-    except UserError:  # a source that has gone; whoever builds a set says so
-        return None
-    return None if None in noises else [noise.blocks() for noise in noises]
-
-
-def _score_pair(pair, row, cut):
-    """The candidates of one pair, read as streams; silent segments are left out."""
+def _score_pair(pair, cut):
+    """The candidates of one pair, which is read as a stream; silent segments are left out."""
     found = []
     with AudioReader(pair.input) as noisy, AudioReader(pair.target) as target:
         rate, length = noisy.sample_rate, segment_length(noisy.sample_rate)
         starts = cut.starts(min(noisy.count_samples(), target.count_samples()), rate)
-        streams = [pieces(reader.blocks(rate), starts, length) for reader in (noisy, target)]
-        noises = _noise_blocks(row, Sources.of(pair.input.parent)) if starts else None
-        if noises:
-            streams += [pieces(blocks, starts, length) for blocks in noises]
+        noises = Sources.of(pair.input.parent).noise_streams(pair.row) if starts else []
+        streams = [pieces(blocks, starts, length) for blocks in (noisy.blocks(rate), target.blocks(rate), *noises)]
         for start, noisy_piece, target_piece, *noise_pieces in zip(starts, *streams, strict=True):
             if np.sqrt(np.square(target_piece).mean()) > MIN_RMS:
-                # The song is common to both, so that the mean of both has its spectrum and less of either noise.
+                # The mean of input and target keeps their common song and halves the power of the noises.
                 middle = resample((noisy_piece + target_piece).mean(axis=0, keepdims=True) / 2, rate, SAMPLE_RATE)[0]
                 score = decorrelation(*noise_pieces) if noise_pieces else float("nan")
                 found.append(Candidate(pair, start / rate, score, spectral_profile(middle)))
     return found
 
 
-def _numbered(number, pair, row, cut):
-    return number, _score_pair(pair, row, cut)
-
-
 def candidates(pairs: Sequence[PairFile], cut: Cut | None = None, jobs: int = -1) -> list[Candidate]:
-    """The segments of `pairs` with their scores, by pair and time; nearly silent ones are left out.
+    """Score the segments of `pairs`, in order of pair and time; nearly silent segments are left out.
 
-    The noises are made again from the manifest beside the INPUT files and the sources it names; where that is not
-    possible the decorrelation is NaN. Raises UserError when no pair is long and loud enough.
+    The noises are made again from the manifest beside the INPUT files and the sources that it names; otherwise the
+    decorrelation is NaN. Raises UserError when no pair is long and loud enough.
     """
     cut = cut or Cut()
-    manifests = {folder: {row["pair_id"]: row for row in read_manifest(folder)} for folder in
-                 {p.input.parent for p in pairs}}
-    with pool(jobs) as (parallel, _):
-        work = (joblib.delayed(_numbered)(n, p, manifests[p.input.parent].get(p.pair_id), cut)
-                for n, p in enumerate(pairs))
-        scored = dict(tqdm(parallel(work), total=len(pairs), desc="scoring", unit="pair", disable=None))
-    found = [candidate for n in range(len(pairs)) for candidate in scored[n]]
+    with worker_processes(jobs) as parallel:
+        scored = parallel(joblib.delayed(_score_pair)(pair, cut) for pair in pairs)
+        scored = tqdm(scored, total=len(pairs), desc="scoring", unit="pair", disable=None)
+        found = [candidate for group in scored for candidate in group]
     if not found:
         needed = cut.skip_start_seconds + SEGMENT_SAMPLES / SAMPLE_RATE + cut.skip_end_seconds
         raise UserError(f"expected pairs of at least {needed:.2f} s with signal, but the {len(pairs)} pairs are "
@@ -161,17 +142,17 @@ def candidates(pairs: Sequence[PairFile], cut: Cut | None = None, jobs: int = -1
 
 
 def percentiles(values: np.ndarray) -> np.ndarray:
-    """The rank of each value, 0 (lowest) to 1, equal values sharing the mean of theirs; NaN counts as lowest."""
+    """Return the rank of each value from 0 (lowest) to 1; equal values have their mean rank, and NaN has 0."""
     ranks = (rankdata(np.nan_to_num(values, nan=-np.inf)) - 1) / max(1, len(values) - 1)
     return np.where(np.isnan(values), 0.0, ranks)
 
 
 def choose(found: Sequence[Candidate], n: int, diversity_weight: float = 0.5) -> list[Candidate]:
-    """Greedily choose up to `n` candidates with high decorrelation and far from those chosen before.
+    """Choose up to `n` candidates one by one, with a high decorrelation and unlike those already chosen.
 
-    The score is (1 - w) * r + w * d, with r the percentile of the decorrelation among the candidates and d in 0..1
-    half the least distance 1 - cosine of the spectral profile to those chosen. `diversity_weight` w: 0 ranks by
-    decorrelation and leaves ties, which are many, to d. Raises CallError for a weight outside 0..1.
+    The score is (1 - w) r + w d. r: percentile of the decorrelation among the candidates. d: half the smallest distance
+    1 - cosine between the spectral profile and those already chosen, from 0 to 1. w: the diversity weight; with 0,
+    d decides between the many candidates of equal r only. Raises CallError for a weight outside 0..1.
     """
     if not 0 <= diversity_weight <= 1:
         raise CallError(f"expected a diversity weight between 0 and 1, got {diversity_weight}")
@@ -189,7 +170,7 @@ def choose(found: Sequence[Candidate], n: int, diversity_weight: float = 0.5) ->
 
 
 def nearest_distance(chosen: Sequence[Candidate]) -> float:
-    """Spectral diversity of a set: mean over its segments of half the least distance 1 - cosine to another one."""
+    """Return the spectral diversity of a set: half the smallest distance 1 - cosine to another segment, on average."""
     profiles = np.stack([c.profile for c in chosen])
     cosines = profiles @ profiles.T
     np.fill_diagonal(cosines, -1)
@@ -197,12 +178,12 @@ def nearest_distance(chosen: Sequence[Candidate]) -> float:
 
 
 def evenly(found: Sequence[Candidate], n: int) -> list[Candidate]:
-    """`n` candidates evenly spread: for test and validation sets, which no choice should flatter."""
+    """Choose `n` evenly spread candidates: for validation and test sets, which the score must not flatter."""
     return [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(n, len(found))).round().astype(int))]
 
 
 def summary(found: Sequence[Candidate], chosen: Sequence[Candidate], seed: int = 0) -> dict:
-    """A choice in figures: mean decorrelation (NaN left out) and spectral diversity, chosen against random."""
+    """Return figures on a choice: mean decorrelation, without NaN, and spectral diversity, also of a random choice."""
     drawn = [found[i] for i in np.random.default_rng(seed).permutation(len(found))[: len(chosen)]]
 
     def mean(candidates):

@@ -1,13 +1,15 @@
-"""Where song or noise is silent there is no ratio of the two: such examples are left out and counted.
+"""Which parts of a song and its noise are too quiet to be measured: they are left out and counted.
 
-Else one of them, with its infinite decibels, would decide a mean.
+Their SNR is infinite or decided by rounding, and one such value would decide a mean.
 """
 
-# Beyond this SNR in dB, either way, the quieter one counts as silent: nobody hears it, and rounding is as loud.
+# Song or noise counts as silent beyond this SNR in dB, positive or negative: it is inaudible, and rounding is as loud.
 MAX_SNR_DB = 60.0
+# RMS of the quietest song that is measured (-60 dBFS).
+MIN_RMS = 1e-3
 LEFT_OUT = "%s: %d of %d left out, in which song or noise is silent"
 
 
 def measurable(snr_db):
-    """Whether an improvement can be measured at this SNR in dB; for numbers, arrays and tensors. NaN means silence."""
+    """Return whether an SNR in dB (a number, an array or a tensor) can be measured; NaN cannot."""
     return abs(snr_db) < MAX_SNR_DB

@@ -1,7 +1,7 @@
-"""Which song files there are, and which of them a split may use.
+"""Which song files there are, and which of them belong to a split.
 
-Understands a plain folder of audio files, MUSDB18 (train/ and test/ of .stem.mp4) and MUSDB18-HQ (a folder per
-song with mixture.wav beside its stems) as they come.
+A songs folder may be a plain folder of audio files, MUSDB18 (train/ and test/ with .stem.mp4 files) or MUSDB18-HQ (one
+folder per song with mixture.wav and its stems).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 MIXTURE = "mixture"
 HELD_OUT_SHARE = 0.15
 MUSDB18_SPLITS = {"train", "test"}
-# MUSDB18 has no validation folder; these training songs are its validation set (package musdb, mus.yaml).
+# MUSDB18 has no validation folder. These training songs are its validation set (package musdb, mus.yaml).
 MUSDB18_VALIDATION = frozenset((
     "Actions - One Minute Smile", "Clara Berry And Wooldog - Waltz For My Victims", "Johnny Lokke - Promises & Lies",
     "Patrick Talbot - A Reason To Leave", "Triviul - Angelsaint", "Alexander Ross - Goodbye Bolero",
@@ -26,79 +26,68 @@ MUSDB18_VALIDATION = frozenset((
 
 
 def song_name(path: str | Path) -> str:
-    """A song's name: its file's without suffix and `.stem`, or its folder's where the file is a mixture.wav."""
+    """Return the name of a song: the file name without suffix and `.stem`, or the folder's name for a mixture.wav."""
     name = audio_name(path)
     return Path(path).parent.name if name == MIXTURE else name
 
 
 def name_digest(name: str) -> bytes:
-    """SHA-256 of a name, which need not be UTF-8."""
+    """Return the SHA-256 of a name, which may hold bytes that are not UTF-8."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
 def list_songs(folder: str | Path) -> list[Path]:
-    """All songs below `folder`, sorted; where a folder holds a mixture, the other files in it are its stems.
+    """Return all songs below `folder`, sorted. Files beside a mixture are its stems and no songs.
 
     Raises CallError when the folder is missing or holds no audio.
     """
     files = list_audio(folder)
-    of_mixtures = {p.parent for p in files if audio_name(p) == MIXTURE}
-    return [p for p in files if audio_name(p) == MIXTURE or p.parent not in of_mixtures]
+    mixture_folders = {p.parent for p in files if audio_name(p) == MIXTURE}
+    return [p for p in files if audio_name(p) == MIXTURE or p.parent not in mixture_folders]
 
 
 def songs_for_split(folder: str | Path, split: str) -> list[Path]:
-    """The songs that `split` may use.
+    """Return the songs of a split.
 
-    A folder with sub-folders train, validation or test is taken at its word; with train and test but no
-    validation (MUSDB18's layout) the validation songs are taken out of train: MUSDB18's own 14, or a share by
-    name. Any other folder is divided by song name, about 70 : 15 : 15, so that no song is ever in two splits;
-    files with one name (a song and its stem file) count as one song.
+    A folder with sub-folders train, validation and test has its splits there, and each of these sub-folders may also be
+    given itself. With train and test alone, which is MUSDB18's layout, the validation songs are taken out of train:
+    MUSDB18's own 14 songs, or a share of the songs by name. Any other folder is divided by song name, about
+    70 : 15 : 15. Files with the same name, such as a song and its stem file, count as one song. Raises CallError when
+    the split has no songs.
     """
     folder = Path(folder)
-    own = folder.resolve().name
-    if own in SPLITS:
-        if own != split:
-            raise CallError(f"expected songs for split {split}, but {folder} is named after split {own}: give "
+    own = folder.resolve()
+    if own.name in SPLITS:
+        if own.name != split:
+            raise CallError(f"expected songs for split {split}, but {folder} is named after split {own.name}: give "
                             "its parent folder or another one")
-        beside = {s for s in SPLITS if (folder.resolve().parent / s).is_dir()}
-        return _validation_apart(folder, split) if own == "train" and beside == MUSDB18_SPLITS else list_songs(folder)
-    named = {s: folder / s for s in SPLITS if (folder / s).is_dir()}
-    if set(named) == MUSDB18_SPLITS and split != "test":
-        return _validation_apart(named["train"], split)
-    if named:
+        named = {s: own.parent / s for s in SPLITS if (own.parent / s).is_dir()} | {split: folder}
+    else:
+        named = {s: folder / s for s in SPLITS if (folder / s).is_dir()}
+    divide_train = set(named) == MUSDB18_SPLITS and split != "test"
+    if named and not divide_train:
         if split not in named:
             raise CallError(f"expected a folder {folder / split} beside {', '.join(map(str, named.values()))}, "
                             f"but there is none: put the songs of split {split} there")
         return list_songs(named[split])
-    return _divided(folder, split)
+    return _divided(named.get("train", folder), split, with_test=not named)
 
 
-def _ranked(songs):
-    """Song names by a hash, so that a division has nothing to do with the alphabet."""
-    return sorted({song_name(p) for p in songs}, key=name_digest)
-
-
-def _pick(songs, names, folder, split):
-    picked = [p for p in songs if song_name(p) in set(names)]
+def _divided(folder, split, with_test):
+    """The songs of a split of one folder, which is divided into train, validation and, if `with_test`, test."""
+    songs = list_songs(folder)
+    # By a hash, so that the alphabet has no part in the division.
+    names = sorted({song_name(path) for path in songs}, key=name_digest)
+    n_held_out = max(1, round(HELD_OUT_SHARE * len(names)))
+    if with_test:
+        parts = {"test": names[:n_held_out], "validation": names[n_held_out : 2 * n_held_out]}
+    else:
+        parts = {"validation": [n for n in names if n in MUSDB18_VALIDATION] or names[:n_held_out]}
+    parts["train"] = set(names).difference(*parts.values())
+    picked = [path for path in songs if song_name(path) in parts[split]]
     if not picked:
         raise CallError(f"expected at least 3 songs in {folder} to divide into {', '.join(SPLITS)}, got "
-                        f"{len({song_name(p) for p in songs})}: add songs, or sort them into sub-folders")
+                        f"{len(names)}: add songs, or sort them into sub-folders")
     log.info("%s has no folder for every split: divided by song name, split %s gets %d of %d files", folder, split,
              len(picked), len(songs))
     return picked
-
-
-def _validation_apart(train, split):
-    """The songs of a train folder without a validation folder beside it, or those held out of it."""
-    songs = list_songs(train)
-    names = _ranked(songs)
-    held_out = [n for n in names if n in MUSDB18_VALIDATION] or names[: max(1, round(HELD_OUT_SHARE * len(names)))]
-    return _pick(songs, held_out if split == "validation" else set(names) - set(held_out), train, split)
-
-
-def _divided(folder, split):
-    songs = list_songs(folder)
-    names = _ranked(songs)
-    n = max(1, round(HELD_OUT_SHARE * len(names)))
-    parts = {"test": names[:n], "validation": names[n : 2 * n], "train": names[2 * n :]}
-    return _pick(songs, parts[split], folder, split)

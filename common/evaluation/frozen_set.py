@@ -14,15 +14,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.data.dataset_builder import MergeSettings, build_dataset
 from common.data.manifest import number_in, read_manifest
-from common.data.merging import MergeSettings, build_dataset
-from common.data.noises import (
-    ClassNoises,
-    MixedNoises,
-    NoiseClip,
-    WhiteNoises,
-    parse_clip,
-)
+from common.data.noises import WHITE_SHARE, NoiseClip, NoiseSource, parse_clip
 from common.data.packing import noise_files
 from common.data.pairs import pairs_in
 from common.data.segment_sets import save_segments
@@ -52,9 +46,10 @@ def _middle(found: Sequence[Candidate]) -> list[Candidate]:
 
 def _source(condition, clips):
     if condition == WHITE:
-        return WhiteNoises()
+        return NoiseSource(white_share=1.0)
     labelled = [clip for clip in clips if clip.class_id is not None]
-    return MixedNoises(clips) if condition == MIXED else ClassNoises(labelled, CLASS_NAMES.index(condition))
+    return (NoiseSource(clips, white_share=WHITE_SHARE) if condition == MIXED
+            else NoiseSource(labelled, CLASS_NAMES.index(condition)))
 
 
 def _test_clips(folders) -> list[NoiseClip]:
@@ -91,9 +86,9 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
             continue
         if not (folder / condition).is_dir():
             merged = folder / "merged" / condition
-            settings = MergeSettings(f"evaluation_set-{condition}", "test", roots[0],
-                                     None if condition == WHITE else roots[1], len(files), noises_per_song, seed)
-            build_dataset(settings, _source(condition, clips), files, merged / "input", merged / "target", jobs)
+            settings = MergeSettings(f"evaluation_set-{condition}", roots[0], None if condition == WHITE else roots[1],
+                                     noises_per_song, split="test", iter_songs=len(files), seed=seed)
+            build_dataset(settings, _source(condition, clips), files, (merged / "input", merged / "target"), jobs)
             found = _middle(candidates(pairs_in(merged), Cut(None, 0.0, 0.0), jobs))
             if len(found) < n_segments:
                 raise UserError(f"expected {n_segments} pairs long and loud enough for {condition}, got {len(found)}: "

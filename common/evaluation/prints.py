@@ -16,8 +16,7 @@ from scipy.io import wavfile
 
 from common.audio.reading import resample
 from common.audio.signals import RECORDINGS, SILENT_RMS, GaussianNoise, with_channels
-from common.data.manifest import MANIFEST, read_manifest
-from common.data.mixing import file_sha256
+from common.data.manifest import MANIFEST, file_sha256, read_manifest
 from common.data.noises import NoiseClip, parse_clip
 from common.data.pairs import PRINT_FOLDER
 from common.data.segments import segment_length

@@ -15,8 +15,7 @@ import pandas as pd
 import torch
 
 from common.audio.writing import write_audio
-from common.data.clean_pairs import Segment, segments
-from common.data.pairs import PairFile
+from common.data.pairs import PairFile, Segment, segments
 from common.data.silence import LEFT_OUT
 from common.denoising.files import denoise
 from common.errors import CallError, UserError

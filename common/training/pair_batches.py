@@ -14,8 +14,7 @@ import torch
 
 from common.audio.reading import read_audio, resample
 from common.audio.signals import SILENT_RMS
-from common.data.clean_pairs import segments
-from common.data.pairs import PairFile, check_disjoint, heard, pairs_in
+from common.data.pairs import PairFile, check_disjoint, pairs_in, segments, songs_and_recordings
 from common.denoising.files import denoise
 from common.evaluation.metrics import snr
 from common.files import c_name
@@ -45,7 +44,7 @@ class PairSource:
 
     def heard(self) -> tuple[set[str], set[str]]:
         """The names of the songs and of the noise recordings."""
-        return heard(self.pairs)
+        return songs_and_recordings(self.pairs)
 
     def settings(self) -> dict:
         """What decides the batches besides seed and step."""
@@ -118,7 +117,7 @@ class PairValidation:
 
     def heard(self) -> tuple[set[str], set[str]]:
         """The names of the songs and of the noise recordings."""
-        return heard(self.pairs)
+        return songs_and_recordings(self.pairs)
 
     def gains(self, model: Denoiser, part: slice) -> list[float | None]:
         """SNR improvement in dB of the segments of that part of the pairs; None for those without song or noise."""
@@ -131,5 +130,5 @@ def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int
                  ) -> tuple[PairSource, PairValidation]:
     """Training batches and validation from two folders of pairs, which must not share a song or a recording."""
     train, validation = pairs_in(train_dir), pairs_in(validation_dir)
-    check_disjoint(train=heard(train), validation=heard(validation))
+    check_disjoint(train=songs_and_recordings(train), validation=songs_and_recordings(validation))
     return PairSource(train, workers), PairValidation(validation)

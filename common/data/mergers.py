@@ -1,0 +1,54 @@
+"""What the four merger scripts share: their flags and their run."""
+
+import argparse
+import logging
+import os
+
+from common.cli import Parser, add_settings, given
+from common.data.dataset_builder import MergeSettings, build_dataset, choose_songs
+from common.data.manifest import read_dataset
+from common.data.noises import NoiseSource, clips_for_split
+from common.outputs import check_folders
+
+
+def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the flags of a merger, without those on noise files unless `noises`."""
+    parser = Parser(description)
+    add = parser.add_argument
+    # Absolute paths, since the workers of a cluster and the readers of dataset.json are elsewhere.
+    add("--path-songs", required=True, type=os.path.abspath, help="folder of songs; its sub-folders train, validation "
+        "and test are the splits, otherwise songs are divided by name")
+    if noises:
+        add("--path-noises", required=True, type=os.path.abspath, help="folder with fold1 ... fold10 of noise files")
+    add("--iter-noise" if noises else "--iter-white-noise", dest="iter_noise", type=int, default=10,
+        help="largest number of noise pairs per song")
+    add("--input-dir", required=True, help="output folder of the INPUT files and the manifest")
+    add("--target-dir", required=True, help="output folder of the TARGET files")
+    added_here = ("merger", "path_songs", "path_noises", "iter_noise", "class_num", "use_cuda")
+    add_settings(parser, MergeSettings, added_here if noises else (*added_here, "folds"))
+    add("--use-cuda", action="store_true", help="mix on the GPU, if there is one")
+    add("--jobs", type=int, default=-1, help="number of worker processes, -1 for all cores")
+    add("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler, as tcp://host:8786, on whose cluster the "
+        "work is done; its workers must see the same folders under the same names")
+    add("--strict", action="store_true", help="end the run at the first song or noise that cannot be used")
+    return parser
+
+
+def merge(merger: str, args: argparse.Namespace, white_share: float = 0.0) -> None:
+    """Run one merger with its parsed flags; white_share: see NoiseSource."""
+    if args.use_cuda:
+        import torch  # takes seconds, and only this flag needs it
+
+        args.use_cuda = torch.cuda.is_available()
+        if not args.use_cuda:
+            logging.info("--use-cuda: no CUDA device found, mixing on the CPU")
+    settings = MergeSettings(**{"merger": merger, "path_noises": None} | given(args, MergeSettings))
+    outputs = {"--input-dir": args.input_dir, "--target-dir": args.target_dir}
+    check_folders(outputs, filter(None, (settings.path_songs, settings.path_noises)))
+    songs = choose_songs(settings)
+    clips = clips_for_split(settings.path_noises, settings.split, settings.folds) if settings.path_noises else ()
+    source = NoiseSource(clips, settings.class_num, white_share)
+    rows = build_dataset(settings, source, songs, tuple(outputs.values()), args.jobs, args.strict, args.scheduler)
+    n_songs = len({row["song"] for row in rows})
+    logging.info("%d pairs of %d songs in %s and %s (skipped songs: %d); skipped noises: %d", len(rows), n_songs,
+                 *outputs.values(), len(songs) - n_songs, len(read_dataset(args.input_dir)["skipped_noises"]))
