@@ -30,8 +30,9 @@ def _parser():
     add("inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns in quotes such as "
         "'songs/**/*.flac'")
     add("-o", "--output", required=True, metavar="OUT", help="for one input file the output file; its suffix "
-        f"({', '.join(OUTPUT_SUFFIXES)}) chooses the format. For other inputs, or with a slash at the end, a folder: "
-        "the tree of the inputs is repeated in it, and files that were finished with the same settings are skipped")
+        f"({', '.join(OUTPUT_SUFFIXES)}) chooses the format. For other inputs, and if it exists, ends in / or has no "
+        "suffix, a folder that repeats the tree of the inputs. Files in it that were finished with the same settings "
+        "are skipped")
     add("--model", required=True, help="a .pth file, a name from pretrained_weights "
         f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise")
     add_settings(parser, DenoiseSettings, leave_out=("subtype", "noise_print"))

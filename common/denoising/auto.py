@@ -48,17 +48,15 @@ def noise_features(model: Denoiser, windows: torch.Tensor) -> torch.Tensor:
     return band_features(windows, windows - model(windows), model.stft, fluctuation=True).cpu()
 
 
-def load_classifier(path: str | Path = MIXED) -> NoiseClassifier:
-    """Load the classifier in a weights file; raises UserError if there is none."""
-    state = load_safely(find_weights(path)).get("classifier")
-    if state is None:
-        raise UserError(f"expected weights with a classifier of noises, but {path} has none: add it with python -m "
-                        "common.training classify")
+def load_classifier() -> NoiseClassifier:
+    """Load the classifier in the universal weights; raises UserError if there is none."""
+    state = load_safely(find_weights(MIXED)).get("classifier")
     try:
         return NoiseClassifier(**state)
     except TypeError as error:
-        raise UserError(f"expected a classifier of noises of this project in {path}, but it holds something else: add "
-                        "it anew with python -m common.training classify") from error
+        problem = "has none" if state is None else "holds something else"
+        raise UserError(f"expected weights with a classifier of noises, but {MIXED} {problem}: add it with python -m "
+                        "common.training classify") from error
 
 
 def choose_weights(probabilities: torch.Tensor, names: Sequence[str]) -> str:

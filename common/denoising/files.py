@@ -54,10 +54,9 @@ def effective_strength(strength: float, attenuation_limit_db: float | None) -> f
 
 @dataclass(frozen=True)
 class DenoiseSettings:
-    """How a file is denoised and written; wrong values of the first two raise CallError.
+    """How a file is denoised and written; raises CallError for a strength or limit out of range.
 
-    subtype: sample format of the output (see AudioWriter), the input's if None. noise_print: where the noise can be
-    found without music, see print_source.
+    subtype: sample format of the output (see AudioWriter), the input's if None. noise_print: see print_source.
     """
 
     strength: float = setting(1.0, "share of the noise estimate that is subtracted, from 0 (input unchanged) to 1")
@@ -86,7 +85,7 @@ def measure_level(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: int, level: np.ndarray,
-                   share: float = 1.0, print_power: np.ndarray | None = None
+                   share: float, print_power: np.ndarray | None = None
                    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Denoise a stream of (channels, samples) blocks of any rate and number of channels.
 
@@ -152,19 +151,18 @@ def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Pat
                                                  reader))
         residual = residual_path and files.enter_context(
             AudioWriter(residual_path, rate, channels, settings.subtype, like=reader))
-        removed_power, input_power, n_done = 0.0, 0.0, 0
+        removed_power, n_done = 0.0, 0
         for denoised, removed in denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level, share,
                                                 power):
             output.write(denoised)
             if residual:
                 residual.write(removed)
             removed_power += np.square(removed).sum()
-            input_power += np.square(denoised + removed).sum()
             n_done += denoised.shape[-1]
             if progress:
                 progress(n_done / rate)
     with np.errstate(divide="ignore", invalid="ignore"):
-        removed_db = float(10 * np.log10(removed_power / input_power))
+        removed_db = float(10 * np.log10(removed_power / (n_done * np.square(level).sum())))
     return {"sample_rate": rate, "channels": channels, "seconds": n_done / rate, "peak": output.peak,
             "gain": output.gain, "limited_samples": output.limited, "removed_db": removed_db, "noise_print": origin}
 

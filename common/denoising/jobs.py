@@ -53,22 +53,13 @@ class Job:
 
 
 @functools.lru_cache(maxsize=32)
-def _parsed(path, *_version):
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _read_records(folder):
     """Settings by file name, None for a file that was not finished; empty if there are no records."""
-    path = os.path.join(folder, RECORDS)
     try:
-        state = os.stat(path)
-        return _parsed(path, state.st_ino, state.st_mtime_ns, state.st_size)
-    except OSError:
+        content = json.loads((folder / RECORDS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_recorded(path):
@@ -79,9 +70,9 @@ def _is_recorded(path):
 def record(paths: Sequence[Path], settings: dict | None) -> None:
     """Record the settings of files in one existing folder; None before the work, in case it is killed."""
     folder = paths[0].parent
-    _parsed.cache_clear()  # another process may have changed the file within the resolution of its time
+    _read_records.cache_clear()  # another process may have changed the file
     write_text(folder / RECORDS, json.dumps(_read_records(folder) | {path.name: settings for path in paths}))
-    _parsed.cache_clear()
+    _read_records.cache_clear()
 
 
 def _find_inputs(inputs, output):
@@ -160,6 +151,7 @@ def plan(inputs: Sequence[str], output: str, suffix: str | None = None, like_inp
     """
     if "" in (*inputs, output):
         raise CallError("expected names of files or folders, got an empty one: check the call")
+    _read_records.cache_clear()
     out, found, named = Path(output), _find_inputs(inputs, Path(output)), _names_a_file(inputs, output)
     if named and (suffix or like_input):
         raise CallError(f"expected --format and --like-input with an output folder, but {output} names its format: "

@@ -118,13 +118,13 @@ def measure_print(model: Denoiser, source: tuple[Span, ...] | Path | str | None,
                   level: np.ndarray) -> tuple[np.ndarray | None, list | str | None]:
     """Measure the noise print of the recording in `reader`.
 
-    Returns the print's mean power in each channel and bin at the model's rate, (channels, bins), and its origin as
-    plain values: pairs of seconds or a path. Both are None without a print.
+    source: a result of print_source. level: RMS of each channel of the recording, (channels,). Returns the print's mean
+    power at the model's rate, (channels, bins), and its origin as plain values (pairs of seconds or a path), both None
+    without a print. If a file has another number of channels than the recording, all channels get its mean power.
 
-    source: a result of print_source. level: RMS of each channel of the recording, (channels,). If a file's number of
-    channels differs from the recording's, its mean power is used for all channels. Raises CallError for a print that
-    does not fit: times after the recording's end, less than LEAST_PRINT_SECONDS, silent, or louder than the recording.
-    A moment found by FIND that does not fit is not used, and the log says so.
+    Raises CallError for a print that does not fit: times after the recording's end, less than LEAST_PRINT_SECONDS,
+    silent, or louder than the recording. A print that FIND finds and that does not fit is not used, and the log says
+    so.
     """
     check_print(model, source)
     if source is None:
@@ -163,7 +163,7 @@ def _measure(stft, source, reader, level):
         lengths = [end - start for start, end in bounds]
         _check_length(sum(n for n in lengths if n >= stft.n_fft) / stft.sample_rate, words)
         power = _mean_power(_cut(reader, stft, bounds), stft)
-    _check_level(words, _rms(power, stft), level, reader.path)
+    _check_level(words, power, stft, level, reader.path)
     return power, origin
 
 
@@ -199,17 +199,13 @@ def _mean_power(pieces: Iterable[tuple[int, np.ndarray]], stft: STFT) -> np.ndar
     return (total / n_frames).numpy() if n_frames else None
 
 
-def _rms(power, stft):
-    """RMS of each channel of a print, (channels,), from its mean power (channels, bins)."""
+def _check_level(words, power, stft, level, path):
+    """Raise CallError if a print is silent in a channel in which the recording is not, or louder than the recording."""
     two_sided = 2 * power.sum(-1) - power[..., 0] - power[..., -1]
-    return np.sqrt(two_sided / float(stft.window().square().sum()))
-
-
-def _check_level(words, rms, level, path):
-    """Raise CallError if a print with this RMS is silent in a channel that is not, or louder than the recording."""
+    rms = np.sqrt(two_sided / float(stft.window().square().sum()))
     silent = (rms < LEAST_NORMALISED_RMS) & (level >= LEAST_NORMALISED_RMS)
     if silent.any() or not (rms >= LEAST_NORMALISED_RMS).any():
-        raise CallError(f"expected a noise print in which the noise is heard, but {words} is silent"
+        raise CallError(f"expected a noise print that holds noise, but {words} is silent"
                         f"{'' if silent.all() else ' in a channel'}: choose another moment")
     louder_db = 10 * np.log10(np.square(rms).mean() / max(np.square(level).mean(), LEAST_NORMALISED_RMS**2))
     if louder_db > LOUDER_DB:

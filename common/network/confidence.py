@@ -95,9 +95,9 @@ class Confidence(FeatureModel):
 def scale_by_confidence(confidence: Confidence, stft: STFT, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Multiply a stream of noise by its confidence, which is interpolated linearly between the middles of windows.
 
-    blocks: arrays (2, channels, samples) at the model's rate, first the sound, then the noise estimated in it. Yields
-    the scaled noise as (channels, samples) blocks of the same total length. At most one and a half windows are held
-    back. The result does not depend on how the stream is cut into blocks.
+    blocks: arrays (2, channels, samples) at the model's rate, the sound and the noise estimated in it. Yields blocks
+    (channels, samples) of the same total length. At most one and a half windows are held back, and how the stream is
+    cut into blocks changes nothing.
     """
     # The held samples begin in the middle of the window with confidence `last`, or with the stream while that is None.
     held, last, start = None, None, 0

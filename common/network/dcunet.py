@@ -4,14 +4,11 @@ Complex tensors are stored as planes, (batch, 2 * channels, bins, frames): first
 its imaginary parts. Several inputs follow each other. A complex convolution is then one fast real convolution with the
 kernel [[re, -im], [im, re]].
 
-There are two plans, each of ten encoder and ten decoder rows:
-
-* `folded` (the default). In the literature's table four fifths of all operations are in five layers at the full
-  frequency resolution. In this plan the first row folds four neighbouring bins into one position and the last row
-  unfolds them, deeper layers have more channels, and the decoder is the mirror of the encoder. The second input is the
-  spectrum after the Wiener gain of a noise print (common.network.noise_print). It follows the channel-wise sub-bands of
-  Liu et al. 2020.
-* `literature`. The table of Kashyap et al. 2021, with one input.
+There are two plans. `literature` is the table of Kashyap et al. 2021, with one input; four fifths of its operations are
+in five layers at the full frequency resolution. In `folded`, the default, the first row therefore folds four
+neighbouring bins into one position and the last row unfolds them (after the channel-wise sub-bands of Liu et al. 2020),
+deeper layers have more channels, and the decoder is the mirror of the encoder. Its second input is the spectrum after
+the Wiener gain of a noise print (common.network.noise_print).
 
 References: Choi et al. 2019 (the network and the mask), Trabelsi et al. 2018 (complex layers), Kashyap et al. 2021,
 Liu et al. 2020 (Channel-wise subband input for better voice and accompaniment separation).
@@ -46,11 +43,9 @@ class Row(NamedTuple):
 class Plan:
     """Ten encoder rows and ten decoder rows.
 
-    Decoder row k > 0 reads the outputs of decoder row k-1 and encoder row 9-k, and has as many output channels as
-    encoder row 9-k has input channels. The last decoder row gives the mask.
-
-    depth_factors: channels of each encoder row in multiples of the width. inputs: number of complex spectra that the
-    first row reads.
+    Decoder row k > 0 reads the outputs of decoder row k-1 and encoder row 9-k. It has as many output channels as
+    encoder row 9-k has input channels. The last decoder row gives the mask. depth_factors: channels of each encoder row
+    in multiples of the width. inputs: number of complex spectra that the first row reads.
     """
 
     encoder: tuple[Row, ...]
@@ -75,12 +70,12 @@ class Plan:
 
     def valid_length(self, n: int, axis: int = TIME) -> int:
         """The smallest size >= n along `axis` that input and mask have in common without padding."""
-        while True:
-            sizes = self.layer_sizes(n, axis)
-            # Decoder k > 0 and encoder 9-k must fit together, and the mask must fit the input.
-            if min(sizes) > 0 and sizes[20] == n and sizes[11:20] == sizes[9:0:-1]:
-                return n
+        sizes = self.layer_sizes(n, axis)
+        # Decoder k > 0 and encoder 9-k must fit together, and the mask must fit the input.
+        while not (min(sizes) > 0 and sizes[20] == n and sizes[11:20] == sizes[9:0:-1]):
             n += 1
+            sizes = self.layer_sizes(n, axis)
+        return n
 
     def context_frames(self) -> int:
         """Frames before and after an output frame that it can depend on, rounded up to a multiple of time_stride.
@@ -152,7 +147,7 @@ def convolve(planes: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, row
 
 
 class _Join(torch.autograd.Function):
-    """torch.cat over channels with contiguous gradients: views of channels-last gradients are slow."""
+    """torch.cat over channels with contiguous gradients; views of channels-last gradients are slow."""
 
     @staticmethod
     def forward(ctx, a, b):
@@ -175,23 +170,12 @@ def layout(planes: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if matrix_units else torch.contiguous_format
 
 
-def real_kernel(re: torch.Tensor, im: torch.Tensor, transposed: bool) -> torch.Tensor:
-    """The real kernel [[re, -im], [im, re]] that computes a complex product on planes.
-
-    re, im: (out, in, bins, frames), or (in, out, bins, frames) if `transposed`. The result has twice as many `in` and
-    `out` channels.
-    """
-    out_dim = 1 if transposed else 0
-    return torch.cat([torch.cat([re, im], out_dim), torch.cat([-im, re], out_dim)], 1 - out_dim)
-
-
 class ComplexConv2d(nn.Module):
     """A complex convolution, or a transposed one, on planes.
 
     in_channels: number of complex channels of each input.
     Shape: (batch, 2 * sum(in_channels), bins, frames) -> (batch, 2 * out_channels, ...).
-    The parameters `weight_real` and `weight_imag` are separate, so that a weights file does not depend on how the
-    product is computed.
+    A weights file holds `weight_real` and `weight_imag`, so that it does not depend on how the product is computed.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, row: Row, transposed: bool = False):
@@ -206,10 +190,16 @@ class ComplexConv2d(nn.Module):
             nn.init.xavier_normal_(weight, gain=2**-0.5)
 
     def kernel(self) -> torch.Tensor:
-        """The real_kernel for the planes of all inputs."""
-        in_dim = 0 if self.transposed else 1
-        parts = (w.split(self.in_channels, in_dim) for w in (self.weight_real, self.weight_imag))
-        return torch.cat([real_kernel(re, im, self.transposed) for re, im in zip(*parts, strict=True)], in_dim)
+        """The real kernel [[re, -im], [im, re]] of every input, (2 * out, 2 * sum(in_channels), bins, frames).
+
+        A transposed convolution swaps the first two dimensions.
+        """
+        in_dim, out_dim = (0, 1) if self.transposed else (1, 0)
+        parts = (weight.split(self.in_channels, in_dim) for weight in (self.weight_real, self.weight_imag))
+        columns = []
+        for re, im in zip(*parts, strict=True):
+            columns += [torch.cat([re, im], out_dim), torch.cat([-im, re], out_dim)]
+        return torch.cat(columns, in_dim)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         # The kernel needs the layout too: the innermost planes may have one bin and one frame, which fits both layouts.
@@ -224,12 +214,6 @@ class ComplexLayer(nn.Module):
         super().__init__()
         self.conv = ComplexConv2d(in_channels, out_channels, row, transposed)
         self.norm = nn.BatchNorm2d(2 * out_channels)
-
-    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and shift of each plane, float64, that replace the bias and the norm in evaluation mode."""
-        norm = self.norm
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        return scale, norm.bias.double() + scale * (self.conv.bias.double() - norm.running_mean.double())
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(self.norm(self.conv(planes)), SLOPE, inplace=True)

@@ -1,14 +1,11 @@
-"""The network's inference form: it computes the same mask as the training form, but faster.
-
-Batch norm is folded into the kernels, and the block-real kernels are built once, in the fastest precision that the
-device offers.
-"""
+"""The network's inference form: batch norm is folded into kernels that are built once, in the fastest precision."""
 
 import copy
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import fuse_conv_bn_weights
 
 from common.errors import CallError
 from common.network.dcunet import SLOPE, ComplexConv2d, ComplexLayer, DCUNet20, convolve
@@ -28,8 +25,9 @@ class FoldedLayer(nn.Module):
         with torch.no_grad():
             kernel, bias = conv.kernel().double(), conv.bias.double()
             if self.activated:
-                scale, bias = layer.folded()
-                kernel = kernel * scale.view((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1))
+                norm = copy.deepcopy(layer.norm).double()
+                kernel, bias = fuse_conv_bn_weights(kernel, bias, norm.running_mean, norm.running_var, norm.eps,
+                                                    norm.weight, norm.bias, transpose=conv.transposed)
         self.register_buffer("kernel", kernel.to(dtype, memory_format=torch.channels_last))
         self.register_buffer("bias", bias.to(dtype))
 

@@ -14,11 +14,9 @@ SEGMENT_SAMPLES = 165_000
 class STFT:
     """A short-time Fourier transform; two equal values transform alike.
 
-    The window is a periodic Hann window. Frames are centred on multiples of the hop, the signal is padded with zeros
-    at both ends (so that one sample is enough), and spectra are divided by sqrt(n_fft).
-
-    n_fft: length of window and transform in samples. hop_length: samples between two frames. sample_rate: rate in Hz
-    of the signals.
+    n_fft: length in samples of the transform and its window, a periodic Hann window. hop_length: samples between two
+    frames, which are centred on its multiples. sample_rate: rate in Hz of the signals. Signals are padded with zeros at
+    both ends, so that one sample is enough. Spectra are divided by sqrt(n_fft).
     """
 
     n_fft: int = 2048
