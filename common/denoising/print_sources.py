@@ -38,10 +38,7 @@ def _seconds(text):
     parts = [*map(int, whole), float(seconds)]
     if len(parts) > 3 or any(part >= 60 for part in parts[1:]):
         raise ValueError(text)
-    total = 0.0
-    for part in parts:
-        total = 60 * total + part
-    return total
+    return float(np.polyval(parts, 60))
 
 
 def _span(given):
@@ -62,12 +59,13 @@ def _union(spans):
     merged = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
-            start, end = merged[-1][0], max(end, merged.pop()[1])
-        merged.append((start, end))
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
     return tuple(merged)
 
 
-def clock(seconds: float) -> str:
+def _clock(seconds):
     """A time as text: 0:02.50, or 1:00:02.50 with hours."""
     minutes, seconds = divmod(round(seconds, 2), 60)
     hours, minutes = divmod(int(minutes), 60)
@@ -75,7 +73,7 @@ def clock(seconds: float) -> str:
 
 
 def _words(spans):
-    return ", ".join(f"{clock(start)}-{clock(end)}" for start, end in spans)
+    return ", ".join(f"{_clock(start)}-{_clock(end)}" for start, end in spans)
 
 
 def print_source(given: Source) -> tuple[Span, ...] | Path | str | None:
@@ -183,8 +181,8 @@ def _cut(reader, stft, bounds) -> Iterator[tuple[int, np.ndarray]]:
         if reached >= bounds[-1][1]:
             return
     if reached < bounds[-1][1] - 1:  # resampling rounds the length
-        raise CallError(f"expected a noise print within {reader.path}, which ends at {clock(reached / rate)}, got one "
-                        f"as far as {clock(bounds[-1][1] / rate)}: choose earlier times")
+        raise CallError(f"expected a noise print within {reader.path}, which ends at {_clock(reached / rate)}, got one "
+                        f"as far as {_clock(bounds[-1][1] / rate)}: choose earlier times")
 
 
 def _mean_power(pieces: Iterable[tuple[int, np.ndarray]], stft: STFT) -> np.ndarray | None:

@@ -101,13 +101,6 @@ def find_weights(name_or_path: str | Path) -> Path:
     return path
 
 
-def _rebuilt(content):
-    """The model of a weights file without its tensors. Files older than the plans have the literature's."""
-    network = content["network"]
-    network = DCUNet20(network["width"], network.get("plan", LITERATURE), network.get("depth_factors"))
-    return Denoiser(network, STFT(**content["stft"]))
-
-
 def load_weights(name_or_path: str | Path, device: str = "cpu") -> tuple[Denoiser, dict]:
     """Rebuild a model in evaluation mode from a weights file; returns it and the file's info."""
     path = find_weights(name_or_path)
@@ -116,17 +109,18 @@ def load_weights(name_or_path: str | Path, device: str = "cpu") -> tuple[Denoise
         raise UserError(f"expected a weights file of format {FORMAT}, but {path} says {content.get('format')!r}: "
                         "choose a .pth file that this project's training wrote")
     try:
-        state, info = content["state"], content["info"]
-        with torch.device("meta"):  # a damaged file may claim a huge width, and this needs no memory
-            expected = {name: x.shape for name, x in _rebuilt(content).state_dict().items()}
-        lengths = all(isinstance(value, int) and value > 0 for value in content["stft"].values())
-        if not lengths or {name: x.shape for name, x in state.items()} != expected:
+        network, stft, info = content["network"], content["stft"], content["info"]
+        if not all(isinstance(value, int) and value > 0 for value in stft.values()):
             raise ValueError
+        with torch.device("meta"):  # a damaged file may claim a huge width, and this needs no memory
+            # Files that are older than the plans hold the literature's.
+            network = DCUNet20(network["width"], network.get("plan", LITERATURE), network.get("depth_factors"))
+            model = Denoiser(network, STFT(**stft))
+        state = {name: x.float() if x.is_floating_point() else x for name, x in content["state"].items()}
+        model.load_state_dict(state, assign=True)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"expected the weights of a DCUNet-20 with its settings, but {path} holds other tensors or "
                         "settings: choose another file") from error
-    model = _rebuilt(content)
-    model.load_state_dict(state)
     if content.get("confidence") is not None:
         model.confidence = Confidence.from_state(content["confidence"], model.stft.n_bins)
     return model.to(device).eval(), info
