@@ -58,7 +58,7 @@ def frame_powers(blocks: Iterable[np.ndarray], stft: STFT, group: int = 1) -> It
 def find_noise(blocks: Iterable[np.ndarray], stft: STFT) -> tuple[float, float] | None:
     """Find noise without music in a stream of (channels, samples) blocks at the transform's rate.
 
-    Returns its start and end in seconds, or None. Memory grows by 35 MB for an hour of audio.
+    Returns its start and end in seconds, or None. Memory grows by 55 MB for an hour of audio.
     """
     stft = replace(stft, hop_length=stft.n_fft // 4)
     step, overlap = BLOCK_FRAMES * stft.hop_length, stft.n_fft - stft.hop_length
