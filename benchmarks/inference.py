@@ -76,7 +76,7 @@ def network_flop(network: DCUNet20, n_bins: int, n_frames: int) -> float:
 def measure(args, seconds, network, forms):
     """Print the table for one length of input."""
     stft = STFT()
-    n_frames = network.plan.valid_length(stft.n_frames(round(seconds * stft.sample_rate)))
+    n_frames = network.plan.valid_length(1 + round(seconds * stft.sample_rate) // stft.hop_length)
     planes = torch.randn(1, 2 * network.plan.inputs, stft.n_bins, n_frames)
     textbook, book_planes = textbook_copy(network), textbook_planes(planes)
     calls = {"textbook": lambda: textbook(book_planes)}

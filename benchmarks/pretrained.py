@@ -17,7 +17,7 @@ import torch
 
 from common.cli import Parser, count, run
 from common.data.pairs import load_test_pairs, manifest_sha256, segments
-from common.denoising.auto import AUTO, choose, listen, load_classifier
+from common.denoising.auto import AUTO, choose_weights, load_classifier, noise_features
 from common.evaluation.scores import (
     WITH_PRINT,
     format_summary,
@@ -29,7 +29,7 @@ from common.evaluation.scores import (
 )
 from common.labels import MIXED, WHITE, weights_name
 from common.network.checkpoints import load_weights, pretrained_names
-from common.network.confidence import describe
+from common.network.confidence import band_features
 from common.network.inference import PRECISIONS, inference_form
 from common.notebook import plots
 
@@ -43,13 +43,13 @@ def segment_estimates(segment, forms, classifier):
     """Estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
     noisy = torch.from_numpy(segment.noisy).to(forms[MIXED].device)
     own = weights_name(segment.pair.noise)
-    picked = choose(classifier.probabilities(listen(forms[MIXED], noisy)), list(forms))
+    picked = choose_weights(classifier.probabilities(noise_features(forms[MIXED], noisy)), list(forms))
     noises, careful, printed = {}, {}, {}
     for name in {MIXED, own, picked}:
         form = forms[name]
         with torch.inference_mode():
             noises[name] = noisy - form(noisy)
-            features = describe(noisy, noises[name], form.stft).cpu()
+            features = band_features(noisy, noises[name], form.stft).cpu()
             careful[name] = noises[name] * float(form.confidence(features).mean())
             power = segment_print_power(form, segment)
             if power is not None:

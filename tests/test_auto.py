@@ -5,8 +5,15 @@ import torch
 from common.audio.sinks import AudioError
 from common.audio.writing import write_audio
 from common.data.pool import SONG, Clip, Pool
-from common.denoising import auto
-from common.denoising.auto import LABELS, PROBES, NoiseClassifier, choose, load_classifier, model_for
+from common.denoising.auto import (
+    LABELS,
+    PROBES,
+    NoiseClassifier,
+    choose_weights,
+    load_classifier,
+    model_for,
+    probe_windows,
+)
 from common.errors import UserError
 from common.labels import CLASS_NAMES, weights_name
 from common.network import checkpoints
@@ -24,10 +31,10 @@ def probabilities(**shares):
 
 def test_weights_follow_a_noise_that_is_likelier_than_all_others():
     names = ["class3", "class8", "mixed", "white"]
-    assert choose(probabilities(dog_bark=0.6, siren=0.4), names) == "class3"
-    assert choose(probabilities(white=0.9, siren=0.1), names) == "white"
-    assert choose(probabilities(dog_bark=0.45, siren=0.4, white=0.15), names) == "mixed"  # not sure enough
-    assert choose(probabilities(drilling=1.0), names) == "mixed"  # no weights for it
+    assert choose_weights(probabilities(dog_bark=0.6, siren=0.4), names) == "class3"
+    assert choose_weights(probabilities(white=0.9, siren=0.1), names) == "white"
+    assert choose_weights(probabilities(dog_bark=0.45, siren=0.4, white=0.15), names) == "mixed"  # not sure enough
+    assert choose_weights(probabilities(drilling=1.0), names) == "mixed"  # no weights for it
 
 
 def test_weights_are_found_by_number_and_by_noise(tmp_path, monkeypatch):
@@ -42,7 +49,7 @@ def test_weights_are_found_by_number_and_by_noise(tmp_path, monkeypatch):
 def test_windows_are_spread_over_the_song(tmp_path, seconds):
     n = int(seconds * 22050)
     write_audio(tmp_path / "song.wav", np.linspace(0, 0.5, n, dtype=np.float32)[None], 22050)
-    heard = list(auto._probes(tmp_path / "song.wav", SAMPLE_RATE))
+    heard = list(probe_windows(tmp_path / "song.wav", SAMPLE_RATE))
     whole = int(seconds * SAMPLE_RATE / WINDOW_SAMPLES)
     assert min(whole, PROBES) <= len(heard) < 2 * PROBES and len(heard) >= 1
     means = np.array([window.mean() for window in heard])

@@ -18,7 +18,7 @@ from common.audio.tags import Tags, read_tags
 from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
 from common.denoising import __main__ as batch
 from common.denoising.files import removed_words
-from common.denoising.records import NAME, record
+from common.denoising.jobs import RECORDS, record
 from common.errors import CallError, UserError
 from common.network import checkpoints
 from common.network.checkpoints import save_weights
@@ -60,7 +60,7 @@ def put(*names, seed=0):
 
 def tree(folder):
     """All files below a folder, by their places in it, but for the records of the command."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != NAME)
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != RECORDS)
 
 
 def content(folder):
@@ -298,9 +298,9 @@ CHANGES = {  # what happens between two calls, with what flags the second comes,
     "force": (lambda: None, ["--force"], True),
     "another input": (lambda: put("d/a.wav", seed=1), [], True),
     "an output that is gone": (lambda: os.remove("o/a.wav"), [], True),
-    "no record": (lambda: os.remove(f"o/{NAME}"), [], True),
-    "a record that is none": (lambda: Path(f"o/{NAME}").write_text("[]"), [], True),
-    "a torn record": (lambda: Path(f"o/{NAME}").write_text("{"), [], True),
+    "no record": (lambda: os.remove(f"o/{RECORDS}"), [], True),
+    "a record that is none": (lambda: Path(f"o/{RECORDS}").write_text("[]"), [], True),
+    "a torn record": (lambda: Path(f"o/{RECORDS}").write_text("{"), [], True),
     "a kill in the middle": (lambda: record([Path("o/a.wav")], None), [], True),
     "a result that the user changed": (lambda: put("o/a.wav", seed=2), [], False),
 }

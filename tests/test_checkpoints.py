@@ -39,12 +39,6 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_output(model, tmp
     assert 20 * torch.log10((full - half).norm() / full.norm()) < -40
 
 
-def test_weights_of_another_width_are_refused(model, tmp_path):
-    save_weights(model, tmp_path / "m.pth", {})
-    with pytest.raises(UserError, match=r"width 32, but .* holds width 2"):
-        load_weights(tmp_path / "m.pth", width=32)
-
-
 @pytest.mark.parametrize("content, message", [
     (b"", "cannot be loaded"), (b"not weights", "cannot be loaded"), (torch.zeros(3), "holds a Tensor"),
     ({"state": {}}, "says None"), ({"format": checkpoints.FORMAT, "network": {"width": 1}, "stft": {}, "info": {},

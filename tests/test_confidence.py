@@ -4,13 +4,7 @@ import torch
 
 from common.denoising.files import denoise
 from common.network.checkpoints import load_weights, save_weights
-from common.network.confidence import (
-    WINDOW_SAMPLES,
-    Confidence,
-    band_edges,
-    believed,
-    describe,
-)
+from common.network.confidence import WINDOW_SAMPLES, Confidence, band_edges, band_features, scale_by_confidence
 from common.network.dcunet import LITERATURE, PLANS
 from common.network.inference import inference_form
 from common.network.model import Denoiser
@@ -47,12 +41,12 @@ def test_bands_cover_all_bins_once():
 def test_features_do_not_know_the_level_and_are_finite_for_silence(rng):
     noisy, noise = (torch.from_numpy(rng.standard_normal((2, 30_000)).astype(np.float32)) for _ in range(2))
     for fluctuation, n in ((False, 50), (True, 100)):
-        features = describe(noisy, 0.3 * noise, STFT(), fluctuation)
+        features = band_features(noisy, 0.3 * noise, STFT(), fluctuation)
         assert features.shape == (2, n)
-        torch.testing.assert_close(describe(1e-3 * noisy, 3e-4 * noise, STFT(), fluctuation), features, atol=1e-3,
+        torch.testing.assert_close(band_features(1e-3 * noisy, 3e-4 * noise, STFT(), fluctuation), features, atol=1e-3,
                                    rtol=0)
-        assert describe(0 * noisy, 0 * noise, STFT(), fluctuation).isfinite().all()
-    powers = torch.exp(describe(noisy, 0.3 * noise, STFT()))
+        assert band_features(0 * noisy, 0 * noise, STFT(), fluctuation).isfinite().all()
+    powers = torch.exp(band_features(noisy, 0.3 * noise, STFT()))
     torch.testing.assert_close(powers[:, :25].sum(1), torch.ones(2), atol=1e-4, rtol=0)
     torch.testing.assert_close(powers[:, 25:].sum(1), torch.full((2,), 0.09), atol=5e-3, rtol=0)
 
@@ -62,15 +56,15 @@ def test_features_do_not_know_the_level_and_are_finite_for_silence(rng):
 def test_how_a_stream_is_cut_changes_nothing(varying, rng, n):
     noisy, noise = (rng.standard_normal((2, n)).astype(np.float32) for _ in range(2))
     noise *= np.linspace(0.01, 1, n, dtype=np.float32)
-    whole = np.concatenate(list(believed(varying, STFT(), [(noisy, noise)])), 1)
-    cuts = np.arange(0, n, 77_777)
-    pieces = [(noisy[:, k : k + 77_777], noise[:, k : k + 77_777]) for k in cuts]
-    parts = np.concatenate(list(believed(varying, STFT(), pieces)), 1)
+    both = np.stack([noisy, noise])
+    whole = np.concatenate(list(scale_by_confidence(varying, STFT(), [both])), 1)
+    pieces = [both[..., k : k + 77_777] for k in range(0, n, 77_777)]
+    parts = np.concatenate(list(scale_by_confidence(varying, STFT(), pieces)), 1)
     assert whole.shape == noise.shape and np.array_equal(whole, parts)
     ratio = whole[0] / noise[0]
     assert ratio.min() > 0 and ratio.max() < 1
     if n == WINDOW_SAMPLES:
-        features = describe(torch.from_numpy(noisy), torch.from_numpy(noise), STFT())
+        features = band_features(torch.from_numpy(noisy), torch.from_numpy(noise), STFT())
         np.testing.assert_allclose(ratio, float(varying(features).mean()), rtol=1e-4)
     if n > 2 * WINDOW_SAMPLES:  # it moves, without jumps
         assert np.ptp(ratio) > 0.01 and np.abs(np.diff(ratio)).max() < 1e-4
@@ -94,7 +88,7 @@ def test_the_noise_is_scaled_in_every_form_of_the_network(model, rng):
 def test_confidence_travels_with_the_weights(model, varying, tmp_path):
     save_weights(Denoiser(model.network, model.stft, varying), tmp_path / "m.pth", {}, half=True)
     loaded = load_weights(tmp_path / "m.pth")[0].confidence
-    assert all(torch.equal(a, b) for a, b in zip(loaded.state().values(), varying.state().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(vars(loaded).values(), vars(varying).values(), strict=True))
     save_weights(model, tmp_path / "m.pth", {})
     assert load_weights(tmp_path / "m.pth")[0].confidence is None
 

@@ -11,7 +11,14 @@ from common.audio.reading import read_audio
 from common.audio.writing import write_audio
 from common.denoising import files as denoising
 from common.denoising import noise_stream as noise_module
-from common.denoising.files import denoise, denoise_file, effective_strength, log_progress, measure_level
+from common.denoising.files import (
+    DenoiseSettings,
+    denoise,
+    denoise_file,
+    effective_strength,
+    log_progress,
+    measure_level,
+)
 from common.denoising.noise_stream import chunk_noise, context_samples, noise_stream
 from common.errors import CallError, UserError
 from common.network.checkpoints import load_weights
@@ -192,7 +199,7 @@ def test_files_keep_their_format_and_strength_0_their_samples(model, rng, tmp_pa
     audio = (0.2 * rng.standard_normal((2, 50000))).astype(np.float32)
     source, target, removed = (tmp_path / f"{name}{suffix}" for name in ("in", "out", "removed"))
     write_audio(source, audio, 48000, subtype)
-    denoise_file(model, source, target, strength=0)
+    denoise_file(model, source, target, DenoiseSettings(strength=0))
     assert sf.info(target).subtype == subtype and sf.info(target).samplerate == 48000
     assert np.array_equal(read_audio(source)[0], read_audio(target)[0])
     report = denoise_file(model, source, target, residual_path=removed)
@@ -240,7 +247,7 @@ def test_a_peak_above_full_scale_follows_the_policy(model, tmp_path, clip, subty
     """The input itself peaks above full scale, and strength 0 passes it on."""
     audio = 1.5 * np.sin(np.arange(50000) / 30)[None].astype(np.float32)
     write_audio(tmp_path / "in.wav", audio, 44100, "FLOAT")
-    report = denoise_file(model, tmp_path / "in.wav", tmp_path / "out.wav", strength=0, clip=clip, subtype=subtype)
+    report = denoise_file(model, tmp_path / "in.wav", tmp_path / "out.wav", DenoiseSettings(0, None, clip, subtype))
     out, _ = read_audio(tmp_path / "out.wav")
     assert report["peak"] == pytest.approx(1.5, abs=1e-4)
     if clip == "rescale":
@@ -256,7 +263,7 @@ def test_a_peak_above_full_scale_follows_the_policy(model, tmp_path, clip, subty
 def test_whole_numbers_cannot_hold_a_peak_above_full_scale(model, tmp_path):
     write_audio(tmp_path / "in.wav", np.ones((1, 10), np.float32), 44100)
     with pytest.raises(CallError, match="clip policy none"):
-        denoise_file(model, tmp_path / "in.wav", tmp_path / "out.wav", clip="none")
+        denoise_file(model, tmp_path / "in.wav", tmp_path / "out.wav", DenoiseSettings(clip="none"))
 
 
 @pytest.mark.parametrize("level_difference_db", [3, 12, 40])

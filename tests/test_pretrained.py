@@ -10,7 +10,7 @@ from common.audio.reading import read_audio, resample
 from common.audio.writing import write_audio
 from common.demo import synth
 from common.denoising.__main__ import main as denoising_command
-from common.denoising.auto import LABELS, choose, listen, load_classifier
+from common.denoising.auto import LABELS, choose_weights, load_classifier, noise_features
 from common.denoising.files import denoise
 from common.evaluation.metrics import snr
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
@@ -121,5 +121,5 @@ def test_the_universal_weights_know_noises_apart():
     model, classifier = load_weights(MIXED)[0], load_classifier()
     song = torch.from_numpy(sum(synth.song(7, 4).values())[:1, :WINDOW_SAMPLES]).float()
     noise = torch.randn(song.shape, generator=torch.Generator().manual_seed(0)) * song.square().mean().sqrt()
-    probabilities = classifier.probabilities(listen(model, song + 10 ** (-8 / 20) * noise))
-    assert LABELS[int(probabilities.argmax())] == WHITE and choose(probabilities, [WHITE]) == WHITE
+    probabilities = classifier.probabilities(noise_features(model, song + 10 ** (-8 / 20) * noise))
+    assert LABELS[int(probabilities.argmax())] == WHITE and choose_weights(probabilities, [WHITE]) == WHITE

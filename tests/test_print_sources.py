@@ -10,7 +10,7 @@ from common.audio.reading import read_audio
 from common.audio.writing import write_audio
 from common.denoising import __main__ as batch
 from common.denoising import print_sources
-from common.denoising.files import denoise, denoise_file
+from common.denoising.files import DenoiseSettings, denoise, denoise_file
 from common.denoising.print_sources import FIND, print_source
 from common.errors import CallError, UserError
 from common.network.checkpoints import save_weights
@@ -31,6 +31,7 @@ class Wiener(torch.nn.Module):
     def __init__(self, dtype=torch.float32):
         super().__init__()
         self.dtype = dtype
+        self.register_buffer("unused", torch.zeros(()))  # says on which device it computes
 
     def forward(self, planes):
         x, y = (torch.complex(*pair.to(self.dtype).float().unbind(1)) for pair in planes.split(2, 1))
@@ -89,7 +90,7 @@ def test_the_prints_power_reaches_the_network(noisy, tmp_path, dtype, rate, chan
             write_audio(tmp_path / "print.flac", noise, 32000, "PCM_24")
         source = tmp_path / "print.flac"
         expected = power_of(read_audio(source, 44100)[0]) * np.ones((channels, 1))
-    report = denoise_file(model, path, tmp_path / "out.wav", subtype="FLOAT", noise_print=source)
+    report = denoise_file(model, path, tmp_path / "out.wav", DenoiseSettings(subtype="FLOAT", noise_print=source))
     if isinstance(source, type(path)):
         assert report["noise_print"] == str(source)
     else:
@@ -108,7 +109,7 @@ def test_a_print_reaches_the_inference_form(model, noisy, tmp_path, precision):
     model = inference_form(model, "cpu", precision)
     out = {}
     for source in (None, (0.0, 2.0)):
-        denoise_file(model, path, tmp_path / "out.wav", subtype="FLOAT", noise_print=source)
+        denoise_file(model, path, tmp_path / "out.wav", DenoiseSettings(subtype="FLOAT", noise_print=source))
         out[source] = read_audio(tmp_path / "out.wav")[0]
     expected = denoise(model, audio, 44100, print_power=power_of(audio[:, :88200]))
     np.testing.assert_allclose(out[0.0, 2.0], expected, atol=3e-4)  # bfloat16 rounds what differs in the last bit
@@ -124,8 +125,9 @@ def test_scaling_recording_and_print_scales_the_output(noisy, tmp_path, gain_db,
         write_audio(path, gain * audio, 44100, "FLOAT")
         if source == "file":
             write_audio(tmp_path / "print.wav", gain * audio[:, :88200], 44100, "FLOAT")
-        denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", subtype="FLOAT", clip="none",
-                     noise_print=tmp_path / "print.wav" if source == "file" else source)
+        settings = DenoiseSettings(clip="none", subtype="FLOAT",
+                                   noise_print=tmp_path / "print.wav" if source == "file" else source)
+        denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", settings)
         out.append(read_audio(tmp_path / "out.wav")[0] / gain)
     np.testing.assert_allclose(out[1], out[0], atol=1e-5)
 
@@ -134,8 +136,8 @@ def test_a_print_with_other_channels_counts_by_its_mean_power(noisy, tmp_path, r
     path, audio = noisy(channels=1)
     stereo = np.array([[0.01], [0.02]]) * rng.standard_normal((2, 44100))
     write_audio(tmp_path / "print.wav", stereo, 44100, "FLOAT")
-    denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", subtype="FLOAT",
-                 noise_print=tmp_path / "print.wav")
+    denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav",
+                 DenoiseSettings(subtype="FLOAT", noise_print=tmp_path / "print.wav"))
     expected = denoise(Denoiser(Wiener(), STFT()), audio, 44100, print_power=power_of(stereo).mean(0, keepdims=True))
     np.testing.assert_allclose(read_audio(tmp_path / "out.wav")[0], expected, atol=1e-5)
 
@@ -165,7 +167,7 @@ NO_SOURCE = {
 @pytest.mark.parametrize("given, message", NO_SOURCE.values(), ids=NO_SOURCE)
 def test_what_is_no_print_is_refused_at_once(model, tmp_path, given, message):
     with pytest.raises(CallError, match=re.escape(message)) as found:
-        denoise_file(model, tmp_path / "not read.wav", tmp_path / "out.wav", noise_print=given)
+        denoise_file(model, tmp_path / "not read.wav", tmp_path / "out.wav", DenoiseSettings(noise_print=given))
     assert str(found.value).startswith("expected") and "\n" not in str(found.value)
 
 
@@ -191,7 +193,8 @@ def test_a_print_that_does_not_fit_is_refused(rng, tmp_path, request, what, mess
         what = tmp_path / "print.wav"
         write_audio(what, level * rng.standard_normal((1, int(44100 * seconds))), 44100, "FLOAT")
     with pytest.raises(UserError, match=re.escape(message)):
-        denoise_file(Denoiser(Wiener(), STFT()), tmp_path / "noisy.wav", tmp_path / "out.wav", noise_print=what)
+        denoise_file(Denoiser(Wiener(), STFT()), tmp_path / "noisy.wav", tmp_path / "out.wav",
+                     DenoiseSettings(noise_print=what))
     assert not (tmp_path / "out.wav").exists()
 
 
@@ -201,12 +204,14 @@ def test_a_channel_without_noise_in_the_print_is_refused(noisy, tmp_path, caplog
     audio[1, :88200] = 0
     write_audio(path, audio, 44100, "FLOAT")
     with pytest.raises(CallError, match="silent in a channel"):
-        denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", noise_print=(0, 1))
-    assert denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", noise_print=FIND)["noise_print"] is None
+        denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", DenoiseSettings(noise_print=(0, 1)))
+    report = denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", DenoiseSettings(noise_print=FIND))
+    assert report["noise_print"] is None
     assert "what is found is no noise print" in caplog.text
     audio[1] = 0  # a channel that is silent throughout has nothing to lose
     write_audio(path, audio, 44100, "FLOAT")
-    assert denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", noise_print=(0, 1))["noise_print"]
+    report = denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", DenoiseSettings(noise_print=(0, 1)))
+    assert report["noise_print"]
 
 
 def test_no_more_is_read_than_the_print_needs(noisy, monkeypatch):
@@ -220,7 +225,7 @@ def test_no_more_is_read_than_the_print_needs(noisy, monkeypatch):
                 yield block
     with Reader(path) as reader:
         reader.seconds = 0.0  # what a header says is not asked
-        print_sources.NoisePrint(Denoiser(Wiener(), STFT()), ((0.5, 1.5),), reader, audio.std(1))
+        print_sources.measure_print(Denoiser(Wiener(), STFT()), ((0.5, 1.5),), reader, audio.std(1))
     assert sum(reached) <= 2 * 44100
 
 
@@ -228,9 +233,10 @@ def test_weights_without_prints_refuse_one_but_not_auto(old_model, noisy, tmp_pa
     path, _ = noisy()
     for source in ((0, 2), path):
         with pytest.raises(CallError, match="weights that take a noise print"):
-            denoise_file(old_model, path, tmp_path / "out.wav", noise_print=source)
+            denoise_file(old_model, path, tmp_path / "out.wav", DenoiseSettings(noise_print=source))
     caplog.set_level("INFO")
-    assert denoise_file(old_model, path, tmp_path / "out.wav", noise_print=FIND)["noise_print"] is None
+    report = denoise_file(old_model, path, tmp_path / "out.wav", DenoiseSettings(noise_print=FIND))
+    assert report["noise_print"] is None
     assert "take no noise print" in caplog.text
 
 
@@ -238,7 +244,7 @@ def test_the_print_is_no_place_for_the_result(noisy, model, tmp_path):
     path, audio = noisy()
     write_audio(tmp_path / "print.wav", audio[:, :44100], 44100)
     with pytest.raises(CallError, match="other than the input"):
-        denoise_file(model, path, tmp_path / "print.wav", noise_print=tmp_path / "print.wav")
+        denoise_file(model, path, tmp_path / "print.wav", DenoiseSettings(noise_print=tmp_path / "print.wav"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from scipy.signal import fftconvolve
 
 from common.audio.reading import AudioReader, list_audio, read_audio
 from common.audio.sinks import AudioError
-from common.denoising.auto import PROBES, _probes
+from common.denoising.auto import PROBES, probe_windows
 from common.network.confidence import WINDOW_SAMPLES
 from common.training.pair_batches import _read_crop
 from tests.encoding import encode
@@ -171,14 +171,14 @@ def test_the_count_in_a_flac_header_is_not_believed(tmp_path, count):
 def test_windows_to_listen_to_need_no_length_in_the_header(tmp_path, seconds, monkeypatch):
     path = tmp_path / "a.wav"
     written(path, noise(seconds, 1, 8000), 8000)
-    expected = list(_probes(path, 8000))
+    expected = list(probe_windows(path, 8000))
     whole = seconds * 8000 // WINDOW_SAMPLES
     assert len(expected) == (whole if 1 <= whole < PROBES else len(expected)) and 1 <= len(expected) < 2 * PROBES
     opened = AudioReader.__init__
     for wrong in (0.0, 0.1, 1e9):
         monkeypatch.setattr(AudioReader, "__init__", lambda self, path, wrong=wrong: (
             opened(self, path), setattr(self, "seconds", wrong))[0])
-        assert all(map(np.array_equal, expected, _probes(path, 8000)))
+        assert all(map(np.array_equal, expected, probe_windows(path, 8000)))
 
 
 def test_aac_whose_length_is_guessed_from_silence_is_listened_to(tmp_path):
@@ -186,7 +186,7 @@ def test_aac_whose_length_is_guessed_from_silence_is_listened_to(tmp_path):
     encode(tmp_path / "a.aac", "aac", samples, b="256000")
     with AudioReader(tmp_path / "a.aac") as reader:
         assert reader.seconds > 100
-        assert len(list(_probes(reader.path, RATE))) == 12 * RATE // WINDOW_SAMPLES
+        assert len(list(probe_windows(reader.path, RATE))) == 12 * RATE // WINDOW_SAMPLES
         assert reader.count_samples() == pytest.approx(12 * RATE, abs=3000)
         assert reader.seconds == pytest.approx(12, abs=0.1) and 60_000 < reader.bit_rate < 300_000
 

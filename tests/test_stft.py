@@ -10,12 +10,8 @@ def test_round_trip(n):
     x = torch.randn(2, n)
     stft = STFT()
     spectrum = stft.forward(x)
-    assert spectrum.shape == (2, stft.n_bins, stft.n_frames(n))
+    assert spectrum.shape == (2, stft.n_bins, 1 + n // 512)
     assert (stft.inverse(spectrum, n) - x).abs().max() < 1e-6 * max(1, x.abs().max())
-
-
-def test_the_literature_segment_has_323_frames():
-    assert STFT().n_frames(164864) == 323
 
 
 def test_energy_is_preserved_on_average():
@@ -26,4 +22,4 @@ def test_energy_is_preserved_on_average():
 
 
 def test_settings_compare_by_value():
-    assert STFT(**STFT().as_dict()) == STFT() != STFT(hop_length=256)
+    assert STFT(**vars(STFT())) == STFT() != STFT(hop_length=256)

@@ -18,7 +18,7 @@ from common.audio.reading import AudioReader, read_audio
 from common.audio.sinks import AudioError
 from common.audio.tags import FRONT_COVER, MAX_FLAC_PICTURE, Tags, read_tags
 from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
-from common.denoising.files import denoise_file
+from common.denoising.files import DenoiseSettings, denoise_file
 
 
 def picture(kind, mode="RGB", size=8):
@@ -116,7 +116,7 @@ def test_pictures_that_others_put_in_go_through_every_format(model, tmp_path):
         file.add_picture(block)
     file.save()
     for suffix in OUTPUT_SUFFIXES:
-        denoise_file(model, path, tmp_path / f"out{suffix}", strength=0)
+        denoise_file(model, path, tmp_path / f"out{suffix}", DenoiseSettings(strength=0))
         found = read_tags(tmp_path / f"out{suffix}")
         assert len(found.others) >= 8 and found.cover in PICTURES.values()
 
@@ -173,7 +173,7 @@ def test_tags_that_are_not_utf_8_are_kept_as_well_as_can_be(model, tmp_path, kin
     source.write_bytes(change(source.read_bytes()))
     for number, target in enumerate((suffix, ".wav", ".flac", ".m4a", ".opus")):
         out = tmp_path / f"out{number}{target}"
-        denoise_file(model, source, out, strength=0)
+        denoise_file(model, source, out, DenoiseSettings(strength=0))
         found = read_tags(out).text
         assert "\ufffd" not in "".join(found.values())
         assert title is None or found["title"] == title
@@ -193,7 +193,7 @@ def test_comments_that_are_not_utf_8_in_ogg(model, tmp_path):
                 packet.stream = stream
                 new.mux(packet)
     assert BJOERK in (tmp_path / "latin.ogg").read_bytes()
-    denoise_file(model, tmp_path / "latin.ogg", tmp_path / "out.ogg", strength=0)
+    denoise_file(model, tmp_path / "latin.ogg", tmp_path / "out.ogg", DenoiseSettings(strength=0))
     assert read_tags(tmp_path / "out.ogg").text["title"] == "Björk"
 
 

@@ -14,7 +14,7 @@ from common.audio import writing as audio_module
 from common.audio.reading import AudioReader, read_audio
 from common.audio.sinks import AudioError
 from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
-from common.denoising.files import denoise_file
+from common.denoising.files import DenoiseSettings, denoise_file
 
 BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 
@@ -72,7 +72,7 @@ def test_strength_0_keeps_every_bit_of_every_lossless_format(model, rng, tmp_pat
     exact = {suffix, ".wav", ".aiff"} | ({".flac"} if subtype in BITS else set())
     for target in exact:
         out = tmp_path / f"out{target}"
-        denoise_file(model, source, out, strength=0)
+        denoise_file(model, source, out, DenoiseSettings(strength=0))
         found, codec, _ = decode(out)
         assert np.array_equal(found, samples), target
         assert codec == {".flac": "flac", ".ogg": "flac", ".m4a": "alac"}.get(target, codec)

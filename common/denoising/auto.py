@@ -1,15 +1,14 @@
-"""Which weights fit a song: a classifier that listens to the noise the universal network finds in it.
+"""Choose weights for a song by a classifier of the noise that the universal network, `mixed`, finds in it.
 
-The probabilities of white noise and of the UrbanSound8K classes are a softmax of linear functions of the features of
-common.network.confidence, with their fluctuation over time, averaged over windows spread through the song. Where one
-noise is more likely than all others together, its weights are taken, else the universal ones, `mixed`. The classifier
-lies in their file, since it hears noises through them.
+The probabilities of white noise and of the UrbanSound8K classes are a softmax of linear functions of the band features
+with fluctuation (common.network.confidence), averaged over windows from the whole song. If one noise is more probable
+than all others together, its weights are chosen, otherwise `mixed`. The classifier is stored in the file of `mixed`,
+because its features are computed with these weights.
 """
 
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from common.audio.sinks import AudioError
 from common.errors import UserError
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.network.checkpoints import find_weights, load_safely, load_weights, pretrained_names
-from common.network.confidence import WINDOW_SAMPLES, describe, standardised
+from common.network.confidence import WINDOW_SAMPLES, FeatureModel, band_features
 from common.network.inference import inference_form
 from common.network.model import Denoiser
 
@@ -28,59 +27,47 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 LABELS = (WHITE, *CLASS_NAMES)
-# Of a noise, for its weights to be taken.
+# Minimum probability of a noise for its weights to be chosen.
 LEAST_PROBABILITY = 0.5
-# Windows of a song that are listened to, evenly spread.
+# Number of windows of a song that are classified, evenly spread.
 PROBES = 8
 
 
-@dataclass(frozen=True)
-class NoiseClassifier:
-    """centre, scale (features,), weight (features, labels), offset (labels,), float32; labels are LABELS."""
-
-    centre: torch.Tensor
-    scale: torch.Tensor
-    weight: torch.Tensor
-    offset: torch.Tensor
-
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """(windows, features) -> logits of the probabilities of LABELS, (windows, labels)."""
-        return standardised(features, self.centre, self.scale) @ self.weight + self.offset
+class NoiseClassifier(FeatureModel):
+    """A classifier of windows whose logits belong to LABELS."""
 
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:
-        """(windows, features) of one song -> probabilities of LABELS, (labels,)."""
+        """Map (windows, features) of one song to the probabilities of LABELS, (labels,)."""
         return self.logits(features).softmax(1).mean(0)
 
 
 @torch.no_grad()
-def listen(model: Denoiser, windows: torch.Tensor) -> torch.Tensor:
-    """What the universal network tells of windows (batch, samples): the classifier's features, (batch, features)."""
+def noise_features(model: Denoiser, windows: torch.Tensor) -> torch.Tensor:
+    """The classifier's features of windows (batch, samples), (batch, features), computed with the universal network."""
     windows = windows.to(model.device)
-    return describe(windows, windows - model(windows), model.stft, fluctuation=True).cpu()
+    return band_features(windows, windows - model(windows), model.stft, fluctuation=True).cpu()
 
 
-def load_classifier(path: str | Path = MIXED) -> NoiseClassifier:
-    """The classifier in a weights file; raises UserError where there is none."""
-    state = load_safely(find_weights(path)).get("classifier")
-    if state is None:
-        raise UserError(f"expected weights with a classifier of noises, but {path} has none: add it with python -m "
-                        "common.training classify")
+def load_classifier() -> NoiseClassifier:
+    """Load the classifier in the universal weights; raises UserError if there is none."""
+    state = load_safely(find_weights(MIXED)).get("classifier")
     try:
         return NoiseClassifier(**state)
     except TypeError as error:
-        raise UserError(f"expected a classifier of noises of this project in {path}, but it holds something else: add "
-                        "it anew with python -m common.training classify") from error
+        problem = "has none" if state is None else "holds something else"
+        raise UserError(f"expected weights with a classifier of noises, but {MIXED} {problem}: add it with python -m "
+                        "common.training classify") from error
 
 
-def choose(probabilities: torch.Tensor, names: Sequence[str]) -> str:
-    """The weights for a song: those of the likeliest noise where it is sure enough and `names` has them, else mixed."""
+def choose_weights(probabilities: torch.Tensor, names: Sequence[str]) -> str:
+    """The weights of the most probable noise if it is probable enough and `names` has them, otherwise MIXED."""
     best = int(probabilities.argmax())
     name = weights_name(LABELS[best])
     return name if probabilities[best] >= LEAST_PROBABILITY and name in names else MIXED
 
 
-def _probes(path, sample_rate) -> Iterator[np.ndarray]:
-    """Windows (channels, samples) spread evenly over a file, or all of a shorter one."""
+def probe_windows(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
+    """Yield windows (channels, samples) spread evenly over a file; the whole of a file shorter than one window."""
     with AudioReader(path) as reader:
         length = round(WINDOW_SAMPLES * reader.sample_rate / sample_rate)
         every = max(1, reader.count_samples() // length // PROBES)
@@ -90,43 +77,36 @@ def _probes(path, sample_rate) -> Iterator[np.ndarray]:
                 yield resample(block, reader.sample_rate, sample_rate)
 
 
-class AutoModel:
-    """The pretrained weights as one: for each file those that fit its noise. `form` gives the model of a name."""
-
-    def __init__(self, form: Callable[[str], Denoiser]):
-        self.form, self.classifier, self.names = form, load_classifier(), pretrained_names()
-
-    def for_file(self, path: str | Path) -> tuple[str, Denoiser]:
-        """The name of the weights for an audio file, and the model, ready to denoise.
-
-        Raises AudioError for a file that cannot be decoded or is empty.
-        """
-        mixed = self.form(MIXED)
-        heard = [listen(mixed, torch.from_numpy(window)) for window in _probes(path, mixed.stft.sample_rate)]
-        if not heard:
-            raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
-        probabilities = self.classifier.probabilities(torch.cat(heard))
-        name = choose(probabilities, self.names)
-        likeliest = ", ".join(f"{LABELS[k]} {100 * float(probabilities[k]):.0f} %"
-                              for k in probabilities.argsort(descending=True)[:3])
-        log.info("%s: its noise sounds like %s; weights %s", path, likeliest, name)
-        return name, self.form(name)
-
-
 def model_for(name: str, device: str = "auto", precision: str = "auto",
               confidence: bool = True) -> Callable[[str | Path], Denoiser]:
-    """A function that gives the model for an audio file: always the same one, or with AUTO that which fits its noise.
+    """Make a function from an audio file to its model: always the same one, or with AUTO the one that fits its noise.
 
     name: a .pth file, a name from pretrained_weights, or AUTO. device, precision: see inference_form. Without
-    `confidence` all that the network takes for noise goes.
+    `confidence` the whole noise estimate is subtracted. With AUTO the function raises AudioError for a file that is
+    empty or cannot be decoded.
     """
     @functools.cache
-    def form(name):
+    def load(name):
         model = load_weights(name)[0]
         model.confidence = model.confidence if confidence else None
         return inference_form(model, device, precision)
-    if name == AUTO:
-        auto = AutoModel(form)
-        return lambda path: auto.for_file(path)[1]
-    form(name)  # a wrong name or device is told at once
-    return lambda path: form(name)
+
+    if name != AUTO:
+        model = load(name)
+        return lambda path: model
+    classifier, names = load_classifier(), pretrained_names()
+
+    def fitting_model(path):
+        mixed = load(MIXED)
+        features = [noise_features(mixed, torch.from_numpy(window))
+                    for window in probe_windows(path, mixed.stft.sample_rate)]
+        if not features:
+            raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
+        probabilities = classifier.probabilities(torch.cat(features))
+        name = choose_weights(probabilities, names)
+        likeliest = ", ".join(f"{LABELS[k]} {100 * float(probabilities[k]):.0f} %"
+                              for k in probabilities.argsort(descending=True)[:3])
+        log.info("%s: its noise sounds like %s; weights %s", path, likeliest, name)
+        return load(name)
+
+    return fitting_model

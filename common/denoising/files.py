@@ -1,16 +1,16 @@
-"""Long audio through a network in bounded memory.
+"""Denoise an array or a file of any length in bounded memory.
 
-What is written is input - strength * noise, at the input's own rate, where the noise is what the
-network takes away at its rate, resampled back: so strength 0 returns the input, what lies above the
-network's band stays, and length, channels and rate are the input's.
-
-Everything streams: blocks are read, resampled, denoised and written, and memory does not grow with the song.
+The output is input - strength * noise at the input's own rate. The noise is estimated at the model's rate and resampled
+back. Strength 0 therefore returns the input, sound above the network's band stays, and length, channels and rate are
+the input's. Blocks are read, resampled, denoised and written one after the other.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,29 +18,30 @@ import numpy as np
 from common.audio.reading import AudioReader
 from common.audio.sinks import AudioError
 from common.audio.tags import read_tags
-from common.audio.writing import AudioWriter
+from common.audio.writing import CLIP_POLICIES, AudioWriter
+from common.cli import setting
 from common.denoising.noise_stream import noise_stream, resampled
-from common.denoising.print_sources import NoisePrint, Source, check_print, print_source
+from common.denoising.print_sources import Source, check_print, measure_print, print_source
 from common.errors import CallError
-from common.network.confidence import believed
+from common.network.confidence import scale_by_confidence
 from common.network.model import Denoiser
 from common.outputs import check_outputs
 
 log = logging.getLogger(__name__)
 
 BLOCK_SAMPLES = 1 << 18
-# Samples by which two roundings of a stream's length, at up to 400 kHz, can differ from none.
+# Maximum number of samples that a stream of up to 400 kHz loses when it is resampled to the model's rate and back.
 ROUNDING_SAMPLES = 16
-# An array with more rows than this was meant the other way round.
+# Maximum number of rows of an array of (channels, samples). One with more is probably transposed.
 MAX_CHANNELS = 64
 
 
 def effective_strength(strength: float, attenuation_limit_db: float | None) -> float:
     """The share of the noise estimate that is subtracted.
 
-    An attenuation limit of L dB mixes the input back in: the output is a of the input and 1 - a of the denoised sound,
-    a = 10**(-L/20). What would be removed altogether is then L dB quieter. It is no bound for every tone and moment:
-    where the network turns the phase of what it keeps, that and the input's share can cancel.
+    An attenuation limit of L dB mixes a = 10**(-L/20) of the input with 1 - a of the denoised sound: noise that would
+    be removed completely becomes L dB quieter. It is not a bound for every tone and moment: if the network turns the
+    phase of a sound that it keeps, this sound and the input's share can cancel.
     """
     if not 0 <= strength <= 1:
         raise CallError(f"expected a strength between 0 (input unchanged) and 1 (all noise removed), got {strength}")
@@ -51,8 +52,31 @@ def effective_strength(strength: float, attenuation_limit_db: float | None) -> f
     return min(strength, 1 - 10 ** (-attenuation_limit_db / 20))
 
 
+@dataclass(frozen=True)
+class DenoiseSettings:
+    """How a file is denoised and written; raises CallError for a strength or limit out of range.
+
+    subtype: sample format of the output (see AudioWriter), the input's if None. noise_print: see print_source.
+    """
+
+    strength: float = setting(1.0, "share of the noise estimate that is subtracted, from 0 (input unchanged) to 1")
+    attenuation_limit_db: float | None = setting(
+        None, "mix the input back in, so that noise that would be removed completely becomes only this many dB "
+        "quieter; 12 keeps a quarter of the input")
+    clip: str = setting("rescale", "for a result above full scale: lower the whole file, limit the samples, or leave "
+                        "them to a format that can hold them", choices=CLIP_POLICIES)
+    subtype: str | None = None
+    noise_print: Source = None
+
+    def __post_init__(self):
+        effective_strength(self.strength, self.attenuation_limit_db)
+
+
+DEFAULT_SETTINGS = DenoiseSettings()
+
+
 def measure_level(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """RMS of each channel over all blocks, shape (channels,)."""
+    """RMS of each channel over all (channels, samples) blocks, (channels,)."""
     total, n = 0.0, 0
     for block in blocks:
         total = total + np.square(block, dtype=np.float64).sum(axis=-1)
@@ -60,53 +84,30 @@ def measure_level(blocks: Iterable[np.ndarray]) -> np.ndarray:
     return np.sqrt(total / max(n, 1))
 
 
-class _Tee:
-    """Hands blocks on and keeps them until they are asked for again."""
-
-    def __init__(self, blocks):
-        self.blocks, self.kept = blocks, []
-
-    def __iter__(self):
-        for block in self.blocks:
-            self.kept.append(block)
-            yield block
-
-    def take(self, n):
-        """The first n kept samples (channels, n), or all of them if fewer are left."""
-        taken = []
-        while n > 0 and self.kept:
-            head = self.kept.pop(0)
-            if head.shape[-1] > n:
-                self.kept.insert(0, head[:, n:])
-                head = head[:, :n]
-            taken.append(head)
-            n -= head.shape[-1]
-        return np.concatenate(taken, axis=-1) if taken else None
-
-
 def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: int, level: np.ndarray,
-                   strength: float = 1.0, attenuation_limit_db: float | None = None,
-                   print_power: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Denoise a stream of (channels, samples) blocks of any rate and channel count.
+                   share: float, print_power: np.ndarray | None = None
+                   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Denoise a stream of (channels, samples) blocks of any rate and number of channels.
 
-    `level` is the stream's RMS per channel (measure_level). print_power: of the noise alone, (channels, bins), see
-    common.network.noise_print; all of the estimate is believed then. Yields (denoised, removed) blocks that
-    together are as long as the input; denoised + removed is the input.
+    level: RMS of each channel of the stream (measure_level). share: see effective_strength. print_power: power of the
+    noise print, (channels, bins), see common.network.noise_print; with a print the confidence is not used. Yields
+    blocks (denoised, removed) of the input's total length; denoised + removed is the input.
     """
-    share = effective_strength(strength, attenuation_limit_db)
-    source = _Tee(blocks)
-    pairs = noise_stream(model, resampled(source, sample_rate, model.stft.sample_rate), level, print_power)
+    to_model, originals = itertools.tee(blocks)
+    noise = noise_stream(model, resampled(to_model, sample_rate, model.stft.sample_rate), level, print_power)
     if model.confidence is None or print_power is not None:
-        noise = (block for _, block in pairs)
+        noise = (estimate for _, estimate in noise)
     else:
-        noise = believed(model.confidence, model.stft, pairs)
-    for estimate in resampled(noise, model.stft.sample_rate, sample_rate):
-        original = source.take(estimate.shape[-1])
-        if original is not None:
+        noise = scale_by_confidence(model.confidence, model.stft, noise)
+    noise = resampled(noise, model.stft.sample_rate, sample_rate)
+    held = np.zeros((len(level), 0), np.float32)
+    for estimate in itertools.chain(noise, [np.zeros((len(level), ROUNDING_SAMPLES), np.float32)]):
+        while held.shape[-1] < estimate.shape[-1] and (block := next(originals, None)) is not None:
+            held = np.concatenate([held, block], axis=-1)
+        original, held = np.split(held, [estimate.shape[-1]], axis=-1)
+        if original.size:
             removed = share * estimate[:, : original.shape[-1]].astype(original.dtype)
             yield original - removed, removed
-    if (rest := source.take(ROUNDING_SAMPLES)) is not None:
-        yield rest, np.zeros_like(rest)
 
 
 def denoise(model: Denoiser, audio: np.ndarray, sample_rate: int, strength: float = 1.0,
@@ -114,61 +115,56 @@ def denoise(model: Denoiser, audio: np.ndarray, sample_rate: int, strength: floa
     """Denoise (channels, samples) in memory; shape, rate and dtype are kept. print_power: see denoise_stream."""
     if audio.ndim != 2 or audio.shape[0] > MAX_CHANNELS or audio.shape[1] < 1:
         raise CallError(f"expected audio of shape (channels, samples), got {audio.shape}: transpose or reshape it")
-    blocks = denoise_stream(model, [audio], sample_rate, measure_level([audio]), strength,
-                            attenuation_limit_db, print_power)
+    blocks = denoise_stream(model, [audio], sample_rate, measure_level([audio]),
+                            effective_strength(strength, attenuation_limit_db), print_power)
     return np.concatenate([denoised for denoised, _ in blocks], axis=-1)
 
 
-def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Path, strength: float = 1.0,
-                 attenuation_limit_db: float | None = None, residual_path: str | Path | None = None,
-                 clip: str = "rescale", subtype: str | None = None,
-                 progress: Callable[[float], None] | None = None, noise_print: Source = None) -> dict:
-    """Denoise one file into another, block by block; tags go with it.
+def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Path,
+                 settings: DenoiseSettings = DEFAULT_SETTINGS, residual_path: str | Path | None = None,
+                 progress: Callable[[float], None] | None = None) -> dict:
+    """Denoise one file into another, block by block, and copy its tags.
 
-    The output's format follows its suffix; codec, sample format, bit rate and channel layout are the input's where the
-    suffix allows it, but `subtype` chooses another sample format and `clip` what happens to a peak above full scale
-    (see AudioWriter). `residual_path` receives what was removed. `progress` is called with the seconds of audio done.
+    The output's format follows its suffix. Codec, sample format, bit rate and channel layout are the input's if the
+    suffix allows it. The removed sound is written to `residual_path`. `progress` is called with the seconds of audio
+    that are done.
 
-    noise_print: where the noise is heard alone, as a pair of seconds of the recording (0.0, 2.5), a list of such pairs,
-    the path of a file at the recording's own level, or "auto" for what is found (see common.denoising.print_sources).
-
-    Returns sample_rate, channels, seconds, peak (of the result before `clip`, 1 is full scale), gain (below 1 where
-    "rescale" lowered the file), limited_samples, removed_db (level of what was removed against the input) and
-    noise_print (what was taken: pairs of seconds, a path or None). Raises CallError for a noise print that does not fit
-    or that the weights do not take, and AudioError for a file that cannot be read or written; no half file stays under
-    the output's name.
+    Returns sample_rate, channels, seconds, peak (of the result before `clip`, 1 is full scale), gain (below 1 if
+    "rescale" lowered the file), limited_samples, removed_db (level of the removed sound relative to the input) and
+    noise_print (pairs of seconds, a path or None). Raises CallError for a noise print that does not fit or that the
+    weights do not take, and AudioError for a file that cannot be read or written. A failed run leaves no output.
     """
-    noise_print = print_source(noise_print)
-    check_print(model, noise_print)
-    check_outputs([(path, what) for path, what in ((output_path, "the result"), (residual_path, "what is removed"))
-                   if path], [input_path, *([noise_print] if isinstance(noise_print, Path) else [])])
-    effective_strength(strength, attenuation_limit_db)
+    source = print_source(settings.noise_print)
+    check_print(model, source)
+    outputs = [(output_path, "the result"), (residual_path, "the removed sound")]
+    check_outputs([output for output in outputs if output[0]],
+                  [input_path, source] if isinstance(source, Path) else [input_path])
+    share = effective_strength(settings.strength, settings.attenuation_limit_db)
     tags = read_tags(input_path)
-    with AudioReader(input_path) as reader:
+    with AudioReader(input_path) as reader, ExitStack() as files:
         level = measure_level(reader.blocks(BLOCK_SAMPLES))
         if not level.shape:
             raise AudioError(f"expected audio, but {input_path} holds no samples: replace or remove it")
         rate, channels = reader.sample_rate, reader.channels
-        noise_print = NoisePrint(model, noise_print, reader, level)
-        powers, n_done = np.zeros(2), 0
-        with ExitStack() as files:
-            output = files.enter_context(AudioWriter(output_path, rate, channels, subtype, clip, tags, reader))
-            residual = residual_path and files.enter_context(
-                AudioWriter(residual_path, rate, channels, subtype, like=reader))
-            for denoised, removed in denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level,
-                                                    strength, attenuation_limit_db, noise_print.power):
-                output.write(denoised)
-                if residual:
-                    residual.write(removed)
-                powers += [np.square(removed).sum(), np.square(denoised + removed).sum()]
-                n_done += denoised.shape[-1]
-                if progress:
-                    progress(n_done / rate)
+        power, origin = measure_print(model, source, reader, level)
+        output = files.enter_context(AudioWriter(output_path, rate, channels, settings.subtype, settings.clip, tags,
+                                                 reader))
+        residual = residual_path and files.enter_context(
+            AudioWriter(residual_path, rate, channels, settings.subtype, like=reader))
+        removed_power, n_done = 0.0, 0
+        for denoised, removed in denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level, share,
+                                                power):
+            output.write(denoised)
+            if residual:
+                residual.write(removed)
+            removed_power += np.square(removed).sum()
+            n_done += denoised.shape[-1]
+            if progress:
+                progress(n_done / rate)
     with np.errstate(divide="ignore", invalid="ignore"):
-        removed_db = float(10 * np.log10(powers[0] / powers[1]))
+        removed_db = float(10 * np.log10(removed_power / (n_done * np.square(level).sum())))
     return {"sample_rate": rate, "channels": channels, "seconds": n_done / rate, "peak": output.peak,
-            "gain": output.gain, "limited_samples": output.limited, "removed_db": removed_db,
-            "noise_print": noise_print.taken}
+            "gain": output.gain, "limited_samples": output.limited, "removed_db": removed_db, "noise_print": origin}
 
 
 def removed_words(removed_db: float) -> str:
@@ -181,27 +177,27 @@ def removed_words(removed_db: float) -> str:
 
 
 def log_progress(input_path: str | Path, every_seconds: float = 10.0) -> Callable[[float], None]:
-    """A `progress` function that logs now and then how much is done and how long it takes still.
+    """Make a `progress` function that logs every few seconds how much audio is done and how much time is left.
 
-    The time left is told from what was done since the first call: what was before, as measuring levels, comes once.
+    The time left follows from the speed since the first call. Work before it, such as measuring levels, does not count.
     """
     with AudioReader(input_path) as reader:
         total = reader.seconds
     last, first = time.monotonic(), None
 
     def report(done):
-        """Log, if it is time to."""
+        """Log `done` seconds of audio if it is time to."""
         nonlocal last, first
         now = time.monotonic()
         first = first or (now, done)
         if now - last <= every_seconds:
             return
-        last, took, more = now, now - first[0], done - first[1]
-        of_all, left = "", ""
-        if total >= done:  # what a header says may be missing or wrong
-            of_all = f" of {total:.0f}"
-            if more > 0 and took >= every_seconds:  # in less time a burst of blocks would pass for the speed
-                left = f", about {took * (total - done) / more:.0f} s left"
-        log.info("%.0f%s s of audio done%s", done, of_all, left)
+        last, elapsed, done_since = now, now - first[0], done - first[1]
+        message = f"{done:.0f} s of audio done"
+        if total >= done:  # a header's length may be missing or wrong
+            message = f"{done:.0f} of {total:.0f} s of audio done"
+            if done_since > 0 and elapsed >= every_seconds:  # in less time a burst of blocks looks like the speed
+                message += f", about {elapsed * (total - done) / done_since:.0f} s left"
+        log.info(message)
 
     return report

@@ -1,29 +1,45 @@
-"""Which files are denoised, and where each result goes."""
+"""Denoise many files: which inputs, where each result goes, and which results are finished already.
 
+Each output folder has a small file RECORDS that holds, for each result, the settings that it was made with.
+"""
+
+import functools
 import glob
+import json
 import logging
+import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from common.audio.reading import AUDIO_SUFFIXES, audio_name, list_audio
 from common.audio.sinks import NEAREST
 from common.audio.writing import OUTPUT_SUFFIXES
-from common.denoising.records import is_recorded
-from common.errors import CallError
+from common.denoising.files import removed_words
+from common.errors import CallError, UserError
+from common.files import write_text
 from common.outputs import check_outputs
 
 log = logging.getLogger(__name__)
 
-# Suffixes by which a name means a file that is not written here, and not a folder with a dot in its name.
+RECORDS = ".denoised.json"
+# Maximum number of failed files whose names are listed.
+N_NAMED = 5
+# Suffixes of a file's name, as opposed to a folder's name with a dot, that cannot be written here.
 OTHER_SUFFIXES = (*AUDIO_SUFFIXES, ".aifc", ".alac", ".amr", ".ape", ".au", ".caf", ".dsf", ".mka", ".mkv", ".mov",
                   ".mp2", ".oga", ".snd", ".w64", ".webm", ".wma", ".wv")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to denoise and where it goes, and what was removed from it; `named`: into a file, not into a folder."""
+    """One file to denoise.
+
+    source: the input. target, residual: files for the result and for the removed sound. named: whether the user gave
+    the name of the target, and not its folder.
+    """
 
     source: Path
     target: Path
@@ -32,16 +48,38 @@ class Job:
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """All files that it writes."""
+        """All files that are written."""
         return tuple(path for path in (self.target, self.residual) if path)
 
 
-def find_inputs(inputs: Sequence[str], output: Path | None = None) -> list[tuple[Path, Path]]:
-    """Audio files with their places in the output tree, without suffix, for files, folders and patterns.
+@functools.lru_cache(maxsize=32)
+def _read_records(folder):
+    """Settings by file name, None for a file that was not finished; empty if there are no records."""
+    try:
+        content = json.loads((folder / RECORDS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
-    A folder's files keep their places in it, a pattern's theirs below its part without wildcards. Of these, but not of
-    files that are named, results in the folder `output` are left out: whatever lies below it when it lies in the folder
-    that is searched, else what its records know. Raises CallError for what does not exist and where nothing is left.
+
+def _is_recorded(path):
+    """Whether this command made or began a file."""
+    return path.name in _read_records(path.parent)
+
+
+def record(paths: Sequence[Path], settings: dict | None) -> None:
+    """Record the settings of files in one existing folder; None before the work, in case it is killed."""
+    folder = paths[0].parent
+    _read_records.cache_clear()  # another process may have changed the file
+    write_text(folder / RECORDS, json.dumps(_read_records(folder) | {path.name: settings for path in paths}))
+    _read_records.cache_clear()
+
+
+def _find_inputs(inputs, output):
+    """Audio files for the names of files, folders and patterns, each with its place in an output tree.
+
+    A place is relative to the given folder, or to the part of a pattern without wildcards. Files in folders and
+    patterns that are results in the folder `output` are left out.
     """
     found, left_out = [], []
     for name in inputs:
@@ -50,41 +88,45 @@ def find_inputs(inputs: Sequence[str], output: Path | None = None) -> list[tuple
             found.append((path, Path(path.name)))
             continue
         base, files = (path, list_audio(path)) if path.is_dir() else _matches(name)
-        results = {file for file in files if output and _is_result(file, base, output)}
-        found += [(file, file.relative_to(base)) for file in files if file not in results]
-        left_out += results
-    strangers = sum(not is_recorded(path) for path in left_out)
-    if strangers:
-        log.warning("%d audio files in the output folder %s are left out: name them to denoise them", strangers, output)
+        for file in files:
+            if _is_result(file, base, output):
+                left_out.append(file)
+            else:
+                found.append((file, file.relative_to(base)))
+    unknown = sum(not _is_recorded(path) for path in set(left_out))
+    if unknown:
+        log.warning("%d audio files in the output folder %s are left out: name them to denoise them", unknown, output)
     if not found:
         raise CallError(f"expected files to denoise, but all {len(left_out)} are results in the output folder "
                         f"{output}: name files or choose another output folder")
-    return [(file, place.with_name(audio_name(place))) for file, place in found]
+    return found
 
 
 def _matches(pattern):
     """The folder that a pattern begins in, and the audio files that it matches."""
-    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))
-               if Path(match).is_file() and Path(match).suffix.lower() in AUDIO_SUFFIXES]
-    if not matches:
+    files = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True)))
+             if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES]
+    if not files:
         raise CallError("expected an audio file, a folder or a pattern that matches audio files, got "
                         f"{pattern}: check the path")
-    fixed = Path(pattern).parts[:-1]
-    wild = next((i for i, part in enumerate(fixed) if glob.has_magic(part)), len(fixed))
-    return Path(*fixed[:wild]), matches
+    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1])), files
 
 
 def _is_result(file, base, output):
+    """Whether a file that was found in the folder `base` is a result in the folder `output`.
+
+    Every file in an output folder below `base` is one. In other output folders the records decide.
+    """
     folder, output = file.parent.resolve(), output.resolve()
-    below = output in (folder, *folder.parents)
-    return below and (base.resolve() in output.parents or is_recorded(file))
+    return folder.is_relative_to(output) and (base.resolve() in output.parents or _is_recorded(file))
 
 
-def names_a_file(inputs: Sequence[str], output: str) -> bool:
-    """Whether `output` is the name of a file; else it is a folder's.
+def _names_a_file(inputs, output):
+    """Whether `output` is the name of a file; otherwise it is a folder.
 
-    A folder is what is one already, ends in a slash or has no suffix; and for a folder, a pattern or several files
-    also any name whose suffix is no audio format's ("vol.2"). Raises CallError where it can be neither.
+    An existing folder, a name that ends in a slash and a name without a suffix are folders. For a folder, a pattern or
+    several files as input, so is a name with a suffix of no audio format ("vol.2"). Raises CallError if the name fits
+    neither.
     """
     suffix = Path(output).suffix.lower()
     if os.path.isdir(output) or output.endswith((os.sep, os.altsep or os.sep)) or not suffix:
@@ -101,14 +143,16 @@ def names_a_file(inputs: Sequence[str], output: str) -> bool:
 
 def plan(inputs: Sequence[str], output: str, suffix: str | None = None, like_input: bool = False,
          residual: bool = False) -> list[Job]:
-    """Which file goes where, into a file or a folder (see names_a_file).
+    """List the jobs for files, folders and patterns, whose results go into a file or a folder.
 
-    `suffix` is the format of files in a folder, or with `like_input` each input's own. `residual`: what is removed is
-    written too, as NAME.removed. Raises CallError when a file that would be written is an input or another output.
+    suffix: format of files in a folder; `like_input` chooses each input's own. residual: write the removed sound too,
+    as NAME.removed. Raises CallError for inputs that do not exist, an output that does not fit, and a file that would
+    be written over an input or twice.
     """
     if "" in (*inputs, output):
         raise CallError("expected names of files or folders, got an empty one: check the call")
-    out, found, named = Path(output), find_inputs(inputs, Path(output)), names_a_file(inputs, output)
+    _read_records.cache_clear()
+    out, found, named = Path(output), _find_inputs(inputs, Path(output)), _names_a_file(inputs, output)
     if named and (suffix or like_input):
         raise CallError(f"expected --format and --like-input with an output folder, but {output} names its format: "
                         "leave them out")
@@ -116,20 +160,83 @@ def plan(inputs: Sequence[str], output: str, suffix: str | None = None, like_inp
     for source, place in found:
         own = source.suffix.lower()
         nearest = NEAREST.get(own, own if own in OUTPUT_SUFFIXES else ".wav")
-        target = out if named else out / place.with_name(place.name + (nearest if like_input else suffix or ".wav"))
+        name = audio_name(place) + (nearest if like_input else suffix or ".wav")
+        target = out if named else out / place.with_name(name)
         removed = target.with_name(f"{target.stem}.removed{target.suffix}") if residual else None
-        jobs[os.path.realpath(source), target] = Job(source, target, removed, named)  # some are found twice
+        jobs[os.path.realpath(source), target] = Job(source, target, removed, named)  # a file may be found twice
     jobs = list(jobs.values())
     check_outputs([(path, job.source) for job in jobs for path in job.outputs], [job.source for job in jobs])
     return jobs
 
 
-def check_strangers(jobs: Sequence[Job]) -> None:
-    """Raise CallError where a result would go over what lies beside the songs and was not made by this command."""
+def check_foreign_files(jobs: Sequence[Job]) -> None:
+    """Raise CallError if a result would replace a file beside the inputs that this command did not make."""
     folders = {job.source.parent.resolve() for job in jobs}
     for job in jobs:
         if not job.named and job.target.parent.resolve() in folders:
             for path in job.outputs:
-                if os.path.exists(path) and not is_recorded(path):
+                if os.path.exists(path) and not _is_recorded(path):
                     raise CallError(f"expected no {path} beside the input {job.source}, but this command did not make "
                                     "it: choose another output folder, or write over it with --force")
+
+
+def run_jobs(jobs: Sequence[Job], settings: dict, force: bool, denoise: Callable[[Job], dict]) -> None:
+    """Run every job that is not finished; a file that fails does not stop the others.
+
+    A job is finished if the output folder's records hold the same source and `settings` (plain values), unless
+    `force`. `denoise` returns the report of denoise_file. Raises UserError at the end if files failed, and names them.
+    """
+    failed, skipped = [], 0
+    for number, job in enumerate(jobs, 1):
+        try:
+            source = job.source.stat()
+            current = settings | {"source": job.source.name, "bytes": source.st_size,
+                                  "modified_ns": source.st_mtime_ns}
+            if not (force or job.named) and _is_finished(job, current):
+                skipped += 1
+                continue
+            log.info("[%d/%d] %s", number, len(jobs), job.source)
+            _run(job, current, denoise)
+        except MemoryError:
+            raise
+        except Exception as error:  # one bad file must not stop the others
+            reason = str(error) if isinstance(error, UserError) else (
+                f"expected to denoise {job.source}, but {type(error).__name__}: {error}: --verbose shows where")
+            log.error("failed: %s", " ".join(reason.split()))
+            log.debug("%s", job.source, exc_info=True)
+            failed.append(job.source)
+    if skipped:
+        log.info("%d of %d were finished before with these settings and stay as they are; --force makes them again",
+                 skipped, len(jobs))
+    if failed:
+        names = ", ".join(map(str, failed[:N_NAMED])) + (" ..." if len(failed) > N_NAMED else "")
+        raise UserError(f"expected to denoise {len(jobs)} files, but {len(failed)} failed ({names}): see the messages "
+                        "above")
+
+
+def _is_finished(job, settings):
+    records = _read_records(job.target.parent)
+    return all(path.exists() and records.get(path.name) == settings for path in job.outputs)
+
+
+def _run(job, settings, denoise):
+    """Denoise one file, record its settings and log the report."""
+    folder = job.target.parent
+    # A named output makes no records, but existing ones must stay true.
+    recorded = not job.named or (folder / RECORDS).is_file()
+    if recorded and folder.is_dir():
+        record(job.outputs, None)
+    started = time.monotonic()
+    report = denoise(job)
+    if recorded:
+        record(job.outputs, settings)
+    log.info("%s: %.1f s of audio in %.1f s; %s", job.target, report["seconds"], time.monotonic() - started,
+             removed_words(report["removed_db"]))
+    if report["gain"] < 1:
+        outcome = f"the whole file is lowered by {-20 * math.log10(report['gain']):.2f} dB"
+    elif report["limited_samples"]:
+        outcome = f"{report['limited_samples']} samples are limited to full scale"
+    else:
+        outcome = "the format holds it"
+    if report["peak"] > 1:
+        log.warning("the result peaks %.2f dB above full scale: %s", 20 * math.log10(report["peak"]), outcome)

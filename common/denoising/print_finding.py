@@ -1,91 +1,112 @@
-"""Where a recording lets its noise be heard alone: before the music, behind it, or in a pause.
+"""Find a moment of a recording in which its noise can be heard without music: before it, after it, or in a pause.
 
-Of all windows of half a second that could be noise alone, the quietest is taken, with all such windows that follow each
-other around it. A window could be noise alone if
+All windows of half a second are judged. A window may be noise alone if
 
-- it is steady: music moves, in level and from band to band;
-- what comes elsewhere is louder: where music plays over the noise, most bands rise;
-- it goes on under the music: hardly any band ever falls below it. A quiet bar of music holds notes that others do not.
+- it is steady: music changes its level and moves from band to band;
+- the rest is louder: music over the noise raises most bands;
+- it continues under the music: hardly any band ever falls below it. A quiet bar of music holds notes that are missing
+  elsewhere.
 
-Digital silence, and what a codec makes of it, is no noise. Powers are those of bands and of blocks of frames, the mean
-over the channels. benchmarks/noise_prints.py measures how often this is right.
+The result is the quietest such window, extended by all such windows around it. Digital silence, and what a codec makes
+of it, does not count as noise. Powers are means over the channels. benchmarks/noise_prints.py measures how often the
+result is right.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from common.network.confidence import band_edges
-from common.network.noise_print import frame_powers
 from common.network.stft import STFT
 
-# The least length of a stretch.
+# Minimum length of the result.
 LEAST_SECONDS = 0.5
-# Frames of a block; there are 4 in the length of a transform.
+# Number of frames in a block, of which powers are averaged. A frame begins every quarter of the transform's length.
 BLOCK_FRAMES = 7
-# A window is steady up to this standard deviation over its blocks, of a band's level, mean over the bands.
+# Maximum standard deviation of a steady window's level over its blocks, mean over the bands.
 STEADY_DB = 1.75
-# The recording's level has to be this much above the window's, mean over blocks and bands.
+# Minimum difference of the recording's level and the window's, mean over blocks and bands.
 RISE_DB = 3.0
-# A band's floor is the level that this share of the windows does not reach (the rest may be faded), and the window may
-# lie above it by so much, mean over the bands.
-FLOOR_SHARE, ABOVE_FLOOR_DB = 0.05, 1.0
-# A block or a band so far below the recording's power is silent: digital silence, or no noise that anybody hears.
-SILENT_POWER = 1e-6
+# A band's floor is this quantile of the levels of all windows (a few may be faded).
+FLOOR_SHARE = 0.05
+# Maximum level of a window above the floors, mean over the bands.
+ABOVE_FLOOR_DB = 1.0
+# Maximum power of a silent block or band relative to the mean power of the recording.
+SILENT_POWER_RATIO = 1e-6
+
+
+def frame_powers(blocks: Iterable[np.ndarray], stft: STFT, group: int = 1) -> Iterator[torch.Tensor]:
+    """Power in each bin of the frames of a stream of (channels, samples) blocks, without padding.
+
+    Yields (channels, bins, frames); the number of frames is a multiple of `group`, and a rest is dropped.
+    """
+    held = None
+    for block in blocks:
+        held = block if held is None else np.concatenate([held, block], axis=-1)
+        frames = (held.shape[-1] - stft.n_fft) // stft.hop_length + 1
+        frames -= frames % group
+        if frames > 0:
+            whole = held[:, : stft.n_fft + (frames - 1) * stft.hop_length]
+            yield stft.frames(torch.from_numpy(np.ascontiguousarray(whole, np.float32))).abs().square()
+            held = held[:, frames * stft.hop_length :]
 
 
 def find_noise(blocks: Iterable[np.ndarray], stft: STFT) -> tuple[float, float] | None:
-    """First and last second of the noise alone in a stream of (channels, samples) blocks at the transform's rate.
+    """Find noise without music in a stream of (channels, samples) blocks at the transform's rate.
 
-    None if there is no such stretch. Memory grows by 35 MB an hour.
+    Returns its start and end in seconds, or None. Memory grows by 55 MB for an hour of audio.
     """
     stft = replace(stft, hop_length=stft.n_fft // 4)
     step, overlap = BLOCK_FRAMES * stft.hop_length, stft.n_fft - stft.hop_length
-    n = -int(-(LEAST_SECONDS * stft.sample_rate - overlap) // step)
+    n = math.ceil((LEAST_SECONDS * stft.sample_rate - overlap) / step)
     powers = _block_powers(blocks, stft)
     if len(powers) < n:
         return None
-    alone, quietness = _judge(powers, n)
-    if not alone.any():
+    candidate, level_db = _judge(powers, n)
+    if not candidate.any():
         return None
-    first = last = int(np.where(alone, quietness, np.inf).argmin())
-    while first and alone[first - 1]:
-        first -= 1
-    while last + 1 < len(alone) and alone[last + 1]:
-        last += 1
-    return first * step / stft.sample_rate, ((last + n) * step + overlap) / stft.sample_rate
+    quietest = np.where(candidate, level_db, np.inf).argmin()
+    others = np.flatnonzero(~candidate)
+    first = others[others < quietest].max(initial=-1) + 1
+    last = others[others > quietest].min(initial=len(candidate)) - 1
+    return float(first * step / stft.sample_rate), float(((last + n) * step + overlap) / stft.sample_rate)
 
 
 def _block_powers(blocks, stft):
-    """Power of each block in each band, (blocks, bands)."""
-    edges, found = band_edges(stft.n_bins), []
+    """Mean power of each block in each band, (blocks, bands)."""
+    edges = band_edges(stft.n_bins)
+    found = [np.zeros((0, len(edges) - 1), np.float32)]
     for powers in frame_powers(blocks, stft, BLOCK_FRAMES):
         of_blocks = powers.mean(0).unflatten(-1, (-1, BLOCK_FRAMES)).mean(-1).numpy()
         found.append(np.add.reduceat(of_blocks, edges[:-1], axis=0).T)
-    return np.concatenate(found) if found else np.zeros((0, len(edges) - 1), np.float32)
-
-
-def _shifted(x, n):
-    """What the windows of `n` hold first, second and so on, as views."""
-    return [x[k : len(x) - n + 1 + k] for k in range(n)]
+    return np.concatenate(found)
 
 
 def _judge(powers, n):
-    """For every window of `n` blocks: whether it could be noise alone, and its level in dB (mean over the bands)."""
+    """Judge every window of `n` blocks by the powers (blocks, bands).
+
+    Returns whether each window may be noise alone and its level in dB (mean over blocks and bands), both (windows,).
+    """
     total = powers.sum(1)
-    least = SILENT_POWER * total.mean()
-    silent = total <= least
-    heard = ~np.any(_shifted(silent, n), axis=0)
-    if not heard.any():
-        return heard, total
+    least = SILENT_POWER_RATIO * total.mean()
+    audible = total > least
+    all_audible = sliding_window_view(audible, n).all(-1)
+    if not all_audible.any():
+        return all_audible, total
     powers = powers[:, powers.mean(0) > least]
-    levels, means = (10 * np.log10(x + np.finfo(np.float32).tiny) for x in (powers, sum(_shifted(powers, n)) / n))
-    blocks = _shifted(levels, n)
-    middle = sum(blocks) / n
-    spread = np.sqrt(sum((block - middle) ** 2 for block in blocks) / n)
-    floor = np.quantile(means[heard], FLOOR_SHARE, axis=0)
-    steady = spread.mean(1) < STEADY_DB
-    rises = levels[~silent].mean() - means.mean(1) > RISE_DB
-    goes_on = np.maximum(0, means - floor).mean(1) < ABOVE_FLOOR_DB
-    return heard & steady & rises & goes_on, middle.mean(1)
+    levels = _db(powers)
+    windows = sliding_window_view(levels, n, axis=0)  # (windows, bands, n)
+    window_levels = _db(sliding_window_view(powers, n, axis=0).mean(-1))
+    floor = np.quantile(window_levels[all_audible], FLOOR_SHARE, axis=0)
+    steady = windows.std(-1).mean(1) < STEADY_DB
+    rises = levels[audible].mean() - window_levels.mean(1) > RISE_DB
+    continues = np.maximum(0, window_levels - floor).mean(1) < ABOVE_FLOOR_DB
+    return all_audible & steady & rises & continues, windows.mean((1, 2))
+
+
+def _db(powers):
+    return 10 * np.log10(powers + np.finfo(np.float32).tiny)

@@ -1,10 +1,12 @@
-"""Where a recording's noise print comes from: times of the recording, a file, or a stretch that is found in it."""
+"""The noise print of a recording, measured at given times, in a file, or in a moment that is found automatically."""
 
 import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, repeat
 from numbers import Real
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,39 +14,40 @@ import numpy as np
 from common.audio.reading import AudioReader
 from common.audio.sinks import AudioError
 from common.denoising.noise_stream import resampled
-from common.denoising.print_finding import find_noise
+from common.denoising.print_finding import find_noise, frame_powers
 from common.errors import CallError
-from common.network.model import SILENCE_RMS, Denoiser
-from common.network.noise_print import LEAST_PRINT_SECONDS, print_rms, streamed_power
+from common.network.model import LEAST_NORMALISED_RMS, Denoiser
+from common.network.noise_print import LEAST_PRINT_SECONDS
+from common.network.stft import STFT
 
 log = logging.getLogger(__name__)
 
-# Given in place of times, this finds the stretch.
+# The word, in place of times, for a moment that is found automatically.
 FIND = "auto"
-# A print may be louder than the recording by this much: it is, by chance, where the recording is noise alone.
+# Maximum level of a print above the recording's: a moment of noise can be slightly louder than noise and faint music.
 LOUDER_DB = 1.0
 
 Span = tuple[float, float]
 Source = Sequence[Span] | Path | str | None
-_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 _LIKE_TIMES = re.compile(r"[\d:. ]+-[\d:. ]+")
 
 
 def _seconds(text):
-    match = _TIME.fullmatch(text.strip())
-    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, math.inf)
-    if not match or (match[2] and seconds >= 60) or (match[1] and minutes >= 60):
+    """Seconds from text in the form hours:minutes:seconds, minutes:seconds or seconds."""
+    *whole, seconds = text.split(":")
+    parts = [*map(int, whole), float(seconds)]
+    if len(parts) > 3 or any(part >= 60 for part in parts[1:]):
         raise ValueError(text)
-    return 3600 * hours + 60 * minutes + seconds
+    return float(np.polyval(parts, 60))
 
 
 def _span(given):
-    """A pair of seconds from such a pair or from text."""
+    """A pair of seconds from a pair of numbers or from text."""
     try:
         start, end = map(_seconds, given.split("-")) if isinstance(given, str) else map(float, given)
     except (TypeError, ValueError) as error:
         raise CallError(f"expected times of a noise print as 0:00-0:02.5 or 62-65.5, a pair of seconds, or {FIND} "
-                        f"alone, got {given!r}: say where the noise is heard alone") from error
+                        f"alone, got {given!r}: give a moment of noise without music") from error
     if not 0 <= start < end < math.inf:
         raise CallError(f"expected a noise print that begins at 0 or later and ends after that, got {given!r}: give "
                         "its start and its end")
@@ -52,40 +55,41 @@ def _span(given):
 
 
 def _union(spans):
-    """The same moments in order, none of them twice."""
+    """The spans in order, with overlapping ones joined."""
     merged = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
-            start, end = merged[-1][0], max(end, merged.pop()[1])
-        merged.append((start, end))
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
     return tuple(merged)
 
 
-def clock(seconds: float) -> str:
-    """A time as it is given: 0:02.50, or 1:00:02.50."""
+def _clock(seconds):
+    """A time as text: 0:02.50, or 1:00:02.50 with hours."""
     minutes, seconds = divmod(round(seconds, 2), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{seconds:05.2f}" if hours else f"{minutes}:{seconds:05.2f}"
 
 
 def _words(spans):
-    return ", ".join(f"{clock(start)}-{clock(end)}" for start, end in spans)
+    return ", ".join(f"{_clock(start)}-{_clock(end)}" for start, end in spans)
 
 
 def print_source(given: Source) -> tuple[Span, ...] | Path | str | None:
-    """A noise print as users give it in one of four forms: spans in seconds, a file's path, FIND, or None.
+    """Parse a noise print that a user gives into spans in seconds, a file's path, FIND or None.
 
-    given: a pair of seconds (0.0, 2.5), a list of such pairs or of texts as 0:00-0:02.5, one such text, a path, FIND or
-    None. Spans come sorted, those that overlap as one. Raises CallError for anything else, a file that is not there, a
-    span that is none and spans of less than LEAST_PRINT_SECONDS in all, AudioError for a file that cannot be decoded.
+    given: a pair of seconds (0.0, 2.5), text such as 0:00-0:02.5, a list of either, a path, FIND or None. Spans are
+    returned in order, with overlapping ones joined. Raises CallError for anything else, a missing file and spans of
+    less than LEAST_PRINT_SECONDS in total, AudioError for a file that cannot be decoded.
     """
+    if given is None:
+        return None
     if isinstance(given, str) and (given == FIND or _LIKE_TIMES.fullmatch(given)):
         given = [given]
     if isinstance(given, str | Path):
         AudioReader(given).close()
         return Path(given)
-    if given is None:
-        return None
     if not isinstance(given, Iterable) or not (given := list(given)):
         raise CallError(f"expected a noise print as times, a file or {FIND}, got {given!r}: give one of them")
     if isinstance(given[0], str) and given == [FIND]:
@@ -102,103 +106,106 @@ def _check_length(seconds, words):
 
 
 def check_print(model: Denoiser, source: Source) -> None:
-    """Raises CallError when a noise print is given to weights that take none; FIND may be."""
+    """Raise CallError if a noise print is given to weights that take none; FIND is allowed."""
     if source not in (None, FIND) and not model.takes_print:
         raise CallError("expected weights that take a noise print, but these take none: leave the noise print out or "
                         "choose other weights")
 
 
-class NoisePrint:
-    """The noise print of one recording, open in `reader`, for one model.
+def measure_print(model: Denoiser, source: tuple[Span, ...] | Path | str | None, reader: AudioReader,
+                  level: np.ndarray) -> tuple[np.ndarray | None, list | str | None]:
+    """Measure the noise print of the recording in `reader`.
 
-    Attributes: `power`, of the noise alone in each channel and bin at the model's rate, (channels, bins), None without
-    a print; `taken`, plain values that say where it is from: pairs of seconds, a path or None.
+    source: a result of print_source. level: RMS of each channel of the recording, (channels,). Returns the print's mean
+    power at the model's rate, (channels, bins), and its origin as plain values (pairs of seconds or a path), both None
+    without a print. If a file has another number of channels than the recording, all channels get its mean power.
 
-    source: what print_source returns. level: the RMS of each channel of the recording, (channels,). A file's channels
-    are the recording's where there are as many; else all get the mean power of the file's, so that a mono one is taken
-    for all. Raises CallError for a print that does not fit: times beyond the recording's end, less than
-    LEAST_PRINT_SECONDS, silent, or louder than the recording. What FIND finds is left out instead, and the log says so.
+    Raises CallError for a print that does not fit: times after the recording's end, less than LEAST_PRINT_SECONDS,
+    silent, or louder than the recording. A print that FIND finds and that does not fit is not used, and the log says
+    so.
     """
-
-    def __init__(self, model: Denoiser, source: tuple[Span, ...] | Path | str | None, reader: AudioReader,
-                 level: np.ndarray):
-        self._stft, self._reader, self.power, self.taken = model.stft, reader, None, None
-        check_print(model, source)
-        if source == FIND:
-            log.info("%s: %s", reader.path, self._find(model.takes_print, level))
-        elif source is not None:
-            self._take(source, level)
-
-    def _find(self, takes_print, level):
-        """Take what is found, if anything fits; returns what came of it in words."""
-        if not takes_print:
-            return "the weights take no noise print, so none is looked for"
-        found = find_noise(self._blocks(self._reader), self._stft)
-        if not found:
-            return "no stretch of noise alone is found, so there is no noise print"
+    check_print(model, source)
+    if source is None:
+        return None, None
+    if source != FIND:
+        return _measure(model.stft, source, reader, level)
+    result = None, None
+    if not model.takes_print:
+        outcome = "the weights take no noise print, so none is looked for"
+    elif not (found := find_noise(_at_model_rate(reader, model.stft), model.stft)):
+        outcome = "no stretch of noise alone is found, so there is no noise print"
+    else:
         try:
-            self._take((found,), level)
+            result = _measure(model.stft, (found,), reader, level)
+            outcome = f"its noise print is {_words([found])}"
         except CallError as error:
-            return f"what is found is no noise print ({error}), so there is none"
-        return f"its noise print is {_words([found])}"
+            outcome = f"what is found is no noise print ({error}), so there is none"
+    log.info("%s: %s", reader.path, outcome)
+    return result
 
-    def _take(self, source, level):
-        if isinstance(source, Path):
-            words, power, taken = str(source), self._of_file(source, len(level)), str(source)
-        else:
-            words, power, taken = _words(source), self._of_spans(source), [list(span) for span in source]
-        self._check_fit(words, power, level)
-        self.power, self.taken = power, taken
 
-    def _blocks(self, reader):
-        return resampled(reader.blocks(reader.sample_rate), reader.sample_rate, self._stft.sample_rate)
+def _measure(stft, source, reader, level):
+    """Power and origin of the print at given times or in a file."""
+    if isinstance(source, Path):
+        words, origin = str(source), str(source)
+        with AudioReader(source) as print_reader:
+            power = _mean_power(zip(repeat(0), _at_model_rate(print_reader, stft)), stft)
+        if not print_reader.seconds:
+            raise AudioError(f"expected audio, but {source} holds no samples: replace or remove it")
+        _check_length(print_reader.seconds, words)
+        if len(power) != len(level):
+            power = np.repeat(power.mean(0, keepdims=True), len(level), axis=0)
+    else:
+        words, origin = _words(source), [list(span) for span in source]
+        bounds = [(round(start * stft.sample_rate), round(end * stft.sample_rate)) for start, end in source]
+        lengths = [end - start for start, end in bounds]
+        _check_length(sum(n for n in lengths if n >= stft.n_fft) / stft.sample_rate, words)
+        power = _mean_power(_cut(reader, stft, bounds), stft)
+    _check_level(words, power, stft, level, reader.path)
+    return power, origin
 
-    def _of_file(self, path, channels):
-        n_samples = 0
 
-        def counted(blocks):
-            nonlocal n_samples
-            for block in blocks:
-                n_samples += block.shape[-1]
-                yield 0, block
-        with AudioReader(path) as reader:
-            power = streamed_power(counted(self._blocks(reader)), self._stft)
-        if not n_samples:
-            raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
-        _check_length(n_samples / self._stft.sample_rate, path)
-        return power if len(power) == channels else np.repeat(power.mean(0, keepdims=True), channels, axis=0)
+def _at_model_rate(reader, stft):
+    return resampled(reader.blocks(reader.sample_rate), reader.sample_rate, stft.sample_rate)
 
-    def _of_spans(self, spans):
-        rate = self._stft.sample_rate
-        bounds = [(round(start * rate), round(end * rate)) for start, end in spans]
-        filled = [end - start for start, end in bounds if end - start >= self._stft.n_fft]
-        _check_length(sum(filled) / rate, _words(spans))
-        return streamed_power(self._cut(self._blocks(self._reader), bounds), self._stft)
 
-    def _cut(self, blocks, bounds) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs of a span's number and its samples in a block. Reading ends with the last span."""
-        reached = 0
-        for block in blocks:
-            for number, (start, end) in enumerate(bounds):
-                part = block[:, max(0, start - reached) : max(0, end - reached)]
-                if part.size:
-                    yield number, part
-            reached += block.shape[-1]
-            if reached >= bounds[-1][1]:
-                return
-        if reached < bounds[-1][1] - 1:  # the resampled length is rounded
-            rate = self._stft.sample_rate
-            raise CallError(f"expected a noise print within {self._reader.path}, which ends at "
-                            f"{clock(reached / rate)}, got one as far as {clock(bounds[-1][1] / rate)}: choose earlier "
-                            "times")
+def _cut(reader, stft, bounds) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (number of a span, its samples in a block). Reading ends with the last span."""
+    reached, rate = 0, stft.sample_rate
+    for block in _at_model_rate(reader, stft):
+        for number, (start, end) in enumerate(bounds):
+            part = block[:, max(0, start - reached) : max(0, end - reached)]
+            if part.size:
+                yield number, part
+        reached += block.shape[-1]
+        if reached >= bounds[-1][1]:
+            return
+    if reached < bounds[-1][1] - 1:  # resampling rounds the length
+        raise CallError(f"expected a noise print within {reader.path}, which ends at {_clock(reached / rate)}, got one "
+                        f"as far as {_clock(bounds[-1][1] / rate)}: choose earlier times")
 
-    def _check_fit(self, words, power, level):
-        rms = print_rms(power, self._stft)
-        silent = (rms < SILENCE_RMS) & (level >= SILENCE_RMS)
-        if silent.any() or not (rms >= SILENCE_RMS).any():
-            raise CallError(f"expected a noise print in which the noise is heard, but {words} is silent"
-                            f"{'' if silent.all() else ' in a channel'}: choose another moment")
-        louder_db = 10 * np.log10(np.square(rms).mean() / max(np.square(level).mean(), SILENCE_RMS**2))
-        if louder_db > LOUDER_DB:
-            raise CallError(f"expected a noise print of {self._reader.path} at its own level, but {words} is "
-                            f"{louder_db:.1f} dB louder than the recording: choose a moment of noise alone")
+
+def _mean_power(pieces: Iterable[tuple[int, np.ndarray]], stft: STFT) -> np.ndarray | None:
+    """Mean power in each bin, (channels, bins) float64, over the frames of a print; None without a whole frame.
+
+    pieces: (number of a span, samples (channels, samples)). No frame holds samples of two spans.
+    """
+    total, n_frames = 0.0, 0
+    for _, span in groupby(pieces, key=itemgetter(0)):
+        for powers in frame_powers((samples for _, samples in span), stft):
+            total, n_frames = total + powers.double().sum(-1), n_frames + powers.shape[-1]
+    return (total / n_frames).numpy() if n_frames else None
+
+
+def _check_level(words, power, stft, level, path):
+    """Raise CallError if a print is silent in a channel in which the recording is not, or louder than the recording."""
+    two_sided = 2 * power.sum(-1) - power[..., 0] - power[..., -1]
+    rms = np.sqrt(two_sided / float(stft.window().square().sum()))
+    silent = (rms < LEAST_NORMALISED_RMS) & (level >= LEAST_NORMALISED_RMS)
+    if silent.any() or not (rms >= LEAST_NORMALISED_RMS).any():
+        raise CallError(f"expected a noise print that holds noise, but {words} is silent"
+                        f"{'' if silent.all() else ' in a channel'}: choose another moment")
+    louder_db = 10 * np.log10(np.square(rms).mean() / max(np.square(level).mean(), LEAST_NORMALISED_RMS**2))
+    if louder_db > LOUDER_DB:
+        raise CallError(f"expected a noise print of {path} at its own level, but {words} is {louder_db:.1f} dB louder "
+                        "than the recording: choose a moment of noise alone")

@@ -1,9 +1,10 @@
-"""Weights files: each rebuilds its own network and STFT, and loading one executes nothing."""
+"""Weights files: each one rebuilds its own network and STFT, and loading it executes no code."""
 
 import os
 import pickle
 import subprocess
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,33 +16,33 @@ from common.network.dcunet import LITERATURE, DCUNet20
 from common.network.model import Denoiser
 from common.network.stft import STFT
 
-# What zipfile, pickle and PyTorch raise on damaged files.
+# Exceptions that zipfile, pickle and PyTorch raise for damaged files.
 DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, *PARSER_ERRORS)
 FORMAT = "song-denoiser-1"
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained_weights"
 
 
 def save_atomically(content: dict, path: str | Path) -> None:
-    """torch.save to a temporary name beside `path`, then rename: a kill leaves the old file or the new one."""
+    """Write with torch.save under a temporary name, then rename: a kill leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
         torch.save(content, file)
         file.flush()
-        os.fsync(file.fileno())  # else a power cut may keep the name and lose the bytes
+        os.fsync(file.fileno())  # without it a power cut may keep the name and lose the bytes
     os.replace(temporary, path)
 
 
 def load_safely(path: str | Path) -> dict:
-    """Read a file of plain values and tensors; raises UserError for anything else, and for a damaged one."""
+    """Read a file of plain values and tensors; raises UserError for anything else and for a damaged file."""
     path = Path(path)
     if not path.is_file():
         raise CallError(f"expected a weights file, but {path} does not exist: check the path")
     try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch itself looks at no checksum
+        with zipfile.ZipFile(path) as archive:  # PyTorch does not check checksums
             if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"{damaged} is not what was written")
+                raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (PermissionError, MemoryError):
         raise
@@ -55,13 +56,13 @@ def load_safely(path: str | Path) -> dict:
 
 
 def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
-    """What a weights file holds: format, network and STFT settings, `info` (plain values), tensors, confidence.
+    """The content of a weights file: format, network and STFT settings, `info` (plain values), tensors, confidence.
 
     `half` stores floating-point tensors in 16 bits, which halves the file.
     """
     state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
-    return {"format": FORMAT, "network": model.network.settings(), "stft": model.stft.as_dict(), "info": info,
-            "state": state, "confidence": model.confidence and model.confidence.state()}
+    return {"format": FORMAT, "network": model.network.settings(), "stft": asdict(model.stft), "info": info,
+            "state": state, "confidence": model.confidence and asdict(model.confidence)}
 
 
 def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = False) -> None:
@@ -70,7 +71,7 @@ def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = Fal
 
 
 def code_commit() -> str | None:
-    """The commit of this checkout, with a + behind it when files differ from it; None where git knows of none."""
+    """The commit of this checkout, followed by + if files differ from it; None outside a git checkout."""
     command = ["git", "-C", str(PRETRAINED.parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -79,15 +80,15 @@ def code_commit() -> str | None:
 
 
 def pretrained_names() -> list[str]:
-    """The names that stand for files in pretrained_weights/."""
+    """The names of the files in pretrained_weights/."""
     return sorted(path.stem for path in PRETRAINED.glob("*.pth"))
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file of a name in pretrained_weights/, as `white`, `class3` or `dog_bark`, or else of a path.
+    """The file with a name in pretrained_weights/ (`white`, `class3`, `dog_bark`), or at a path.
 
-    A bare name never means what happens to lie in the working directory; `./white` and `white.pth` do. Raises
-    CallError, with the names, where there is no such file.
+    A pretrained name never means a file in the working directory; `./white` and `white.pth` do. Raises CallError, with
+    the names, if there is no such file.
     """
     named = PRETRAINED / f"{weights_name(os.fspath(name_or_path))}.pth"
     if os.path.basename(name_or_path) == os.fspath(name_or_path) and named.is_file():
@@ -100,37 +101,26 @@ def find_weights(name_or_path: str | Path) -> Path:
     return path
 
 
-def _network(settings):
-    """The network of a weights file. Files from before there were plans hold the literature's."""
-    return DCUNet20(settings["width"], settings.get("plan", LITERATURE), settings.get("depth_factors"))
-
-
-def load_weights(name_or_path: str | Path, device: str = "cpu", width: int | None = None) -> tuple[Denoiser, dict]:
-    """Rebuild a model, in evaluation mode, from a weights file; returns it and the file's info.
-
-    `width` states an expectation: weights of another width raise UserError.
-    """
+def load_weights(name_or_path: str | Path, device: str = "cpu") -> tuple[Denoiser, dict]:
+    """Rebuild a model in evaluation mode from a weights file; returns it and the file's info."""
     path = find_weights(name_or_path)
     content = load_safely(path)
     if content.get("format") != FORMAT:
         raise UserError(f"expected a weights file of format {FORMAT}, but {path} says {content.get('format')!r}: "
                         "choose a .pth file that this project's training wrote")
     try:
-        network, stft, state, info = (content[key] for key in ("network", "stft", "state", "info"))
-        found = network["width"]
-        with torch.device("meta"):  # needs no memory, even if a damaged file claims a huge width
-            expected = {name: x.shape for name, x in Denoiser(_network(network), STFT(**stft)).state_dict().items()}
-        lengths = all(isinstance(value, int) and value > 0 for value in stft.values())
-        if not lengths or {name: x.shape for name, x in state.items()} != expected:
+        network, stft, info = content["network"], content["stft"], content["info"]
+        if not all(isinstance(value, int) and value > 0 for value in stft.values()):
             raise ValueError
+        with torch.device("meta"):  # a damaged file may claim a huge width, and this needs no memory
+            # Files that are older than the plans hold the literature's.
+            network = DCUNet20(network["width"], network.get("plan", LITERATURE), network.get("depth_factors"))
+            model = Denoiser(network, STFT(**stft))
+        state = {name: x.float() if x.is_floating_point() else x for name, x in content["state"].items()}
+        model.load_state_dict(state, assign=True)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"expected the weights of a DCUNet-20 with its settings, but {path} holds other tensors or "
                         "settings: choose another file") from error
-    if width is not None and found != width:
-        raise UserError(f"expected weights of width {width}, but {path} holds width {found}: set the width to {found} "
-                        "or choose other weights")
-    model = Denoiser(_network(network), STFT(**stft))
-    model.load_state_dict(state)
     if content.get("confidence") is not None:
         model.confidence = Confidence.from_state(content["confidence"], model.stft.n_bins)
     return model.to(device).eval(), info

@@ -1,13 +1,13 @@
-"""How far a noise estimate is to be believed, told window by window from its spectrum and the song's.
+"""The confidence in a noise estimate, which decides how much of the estimate is subtracted.
 
-A network that has learned too little takes music for noise in some songs and not in others. What it takes away is
-therefore scaled: c = sigmoid(w . features + b), between 0 (the window stays as it is) and 1 (all of the estimate goes).
-The features are the powers of song and estimate in bands, which tell how much is taken, where, and out of what; their
-levels do not count. common.training.calibration finds w and b from noisy pairs.
+A network that has learned too little takes music for noise in some songs. The noise estimate of each window is
+therefore multiplied by a confidence c = sigmoid(w . features + b), between 0 (the window stays as it is) and 1 (all of
+the estimate is subtracted). The features are the powers of sound and estimate in bands, relative to the power of the
+sound, so that the level does not matter. common.training.calibration finds w and b from noisy pairs.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,19 +16,19 @@ import torch
 from common.errors import UserError
 from common.network.stft import SEGMENT_SAMPLES, STFT
 
-# One confidence for so many samples at the model's rate; between the middles of windows it moves linearly.
+# Length of a window with one confidence, in samples at the model's rate; an even number.
 WINDOW_SAMPLES = SEGMENT_SAMPLES
-# Bands whose edges are evenly spaced over the logarithm of frequency from bin LOWEST on.
-N_BANDS, LOWEST = 25, 4
-# Powers are floored so far below the window's whole power (80 dB).
-FLOOR = 1e-8
-# Features further from their mean, in standard deviations, count as these: nothing like that was calibrated.
-FURTHEST = 4.0
+# Number of bands. Their edges are evenly spaced over the logarithm of frequency from bin LOWEST_BIN on.
+N_BANDS, LOWEST_BIN = 25, 4
+# Minimum power of a band relative to the power of the window (-80 dB).
+POWER_FLOOR = 1e-8
+# Maximum distance of a feature from its mean in standard deviations: nothing further away was calibrated.
+MAX_DEVIATIONS = 4.0
 
 
 def band_edges(n_bins: int) -> np.ndarray:
-    """The first bin of every band, and n_bins; fewer than N_BANDS bands where bins are few."""
-    return np.unique(np.rint([0, *np.geomspace(min(LOWEST, n_bins), n_bins, N_BANDS)]).astype(int))
+    """The first bin of every band, and n_bins; fewer than N_BANDS bands if there are few bins."""
+    return np.unique(np.rint([0, *np.geomspace(min(LOWEST_BIN, n_bins), n_bins, N_BANDS)]).astype(int))
 
 
 def band_powers(waveform: torch.Tensor, stft: STFT) -> torch.Tensor:
@@ -38,101 +38,88 @@ def band_powers(waveform: torch.Tensor, stft: STFT) -> torch.Tensor:
     return torch.stack([power[:, low:high].sum(1) for low, high in pairwise(edges)], 1)
 
 
-def describe(noisy: torch.Tensor, noise: torch.Tensor, stft: STFT, fluctuation: bool = False) -> torch.Tensor:
-    """Features of windows and of the noise found in them, both (batch, samples) -> (batch, 2 * bands).
+def band_features(noisy: torch.Tensor, noise: torch.Tensor, stft: STFT, fluctuation: bool = False) -> torch.Tensor:
+    """Features of windows and of the noise estimated in them, both (batch, samples) -> (batch, 2 * bands).
 
-    The logarithms of their mean powers in bands, relative to the whole power of `noisy`; with `fluctuation` also the
-    standard deviations over time of the logarithms of the bands' powers, (batch, 4 * bands).
+    The features are the logarithms of the mean powers in bands, relative to the whole power of `noisy`. `fluctuation`
+    adds the standard deviations over time of the logarithms of the bands' powers, (batch, 4 * bands).
     """
     powers = torch.cat([band_powers(x, stft) for x in (noisy, noise)], 1)
     total = powers[:, : powers.shape[1] // 2].mean(-1).sum(1)[:, None, None]
     powers = powers / torch.where(total > 0, total, torch.ones_like(total))
-    features = torch.log(powers.mean(-1) + FLOOR)
+    features = torch.log(powers.mean(-1) + POWER_FLOOR)
     if not fluctuation:
         return features
-    return torch.cat([features, torch.log(powers + FLOOR).std(-1, correction=0)], 1)
-
-
-def standardised(features: torch.Tensor, centre: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Features (windows, features) with mean 0 and deviation 1 over what was calibrated on, and none far beyond."""
-    return ((features - centre) / scale).clamp(-FURTHEST, FURTHEST)
+    return torch.cat([features, torch.log(powers + POWER_FLOOR).std(-1, correction=0)], 1)
 
 
 @dataclass(frozen=True)
-class Confidence:
-    """centre, scale, weight: of each feature, (features,) float32; offset: ()."""
+class FeatureModel:
+    """A linear function of standardised features, all tensors float32.
+
+    centre, scale: mean and standard deviation of each feature in the training data, (features,). weight, offset: of
+    the linear function, (features,) and () for one output, (features, outputs) and (outputs,) for several.
+    """
 
     centre: torch.Tensor
     scale: torch.Tensor
     weight: torch.Tensor
     offset: torch.Tensor
 
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """(windows, features) -> confidence of each window, (windows,)."""
-        return torch.sigmoid(standardised(features, self.centre, self.scale) @ self.weight + self.offset)
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (windows, features) to (windows,) or (windows, outputs)."""
+        standardised = ((features - self.centre) / self.scale).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+        return standardised @ self.weight + self.offset
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """The tensors, for a weights file."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+class Confidence(FeatureModel):
+    """The confidence of windows as a function of their band_features."""
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (windows, features) to the confidence of each window, (windows,)."""
+        return torch.sigmoid(self.logits(features))
 
     @classmethod
     def from_state(cls, state: dict, n_bins: int) -> "Confidence":
-        """From what state() gave; raises UserError for anything else, or for a transform with other bins."""
-        n, names = 2 * (len(band_edges(n_bins)) - 1), [field.name for field in fields(cls)]
-        shapes = {name: tuple(x.shape) for name, x in state.items() if isinstance(x, torch.Tensor)} if isinstance(
-            state, dict) else {}
-        if shapes != dict(zip(names, [(n,)] * 3 + [()], strict=True)):
-            raise UserError(f"expected a confidence of {n} features, got {shapes or type(state).__name__}: choose "
-                            "another weights file")
-        return cls(*(state[name].float() for name in names))
+        """Rebuild a confidence from its vars(); raises UserError for anything else or another number of bins."""
+        n = 2 * (len(band_edges(n_bins)) - 1)
+        try:
+            found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        except AttributeError:
+            found = type(state).__name__
+        if found != {"centre": (n,), "scale": (n,), "weight": (n,), "offset": ()}:
+            raise UserError(f"expected a confidence of {n} features, got {found}: choose another weights file")
+        return cls(**{name: tensor.float() for name, tensor in state.items()})
 
 
-class _Believer:
-    """Noise in, believed noise out, with what is still to be decided held back."""
+def scale_by_confidence(confidence: Confidence, stft: STFT, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Multiply a stream of noise by its confidence, which is interpolated linearly between the middles of windows.
 
-    def __init__(self, confidence, stft, channels):
-        self.confidence, self.stft = confidence, stft
-        self.noisy, self.noise = (np.zeros((channels, 0), np.float32) for _ in range(2))
-        # What is held begins in the middle of the last window, whose confidence this is, or with the first window.
-        self.known = None
-
-    def push(self, noisy, noise):
-        self.noisy, self.noise = (np.concatenate([a, b], 1) for a, b in ((self.noisy, noisy), (self.noise, noise)))
-        while self.noise.shape[1] >= (begin := 0 if self.known is None else WINDOW_SAMPLES // 2) + WINDOW_SAMPLES:
-            window = slice(begin, begin + WINDOW_SAMPLES)
-            yield self._give(begin + WINDOW_SAMPLES - WINDOW_SAMPLES // 2, self._measure(window))
-
-    def finish(self):
-        """All that is held: with the confidence of the last window where little is left, else as a window itself."""
-        n = self.noise.shape[1]
-        only_half = self.known is not None and n <= WINDOW_SAMPLES // 2
-        return self._give(n, self.known if only_half else self._measure(slice(0, n)))
-
-    @torch.inference_mode()
-    def _measure(self, window):
-        noisy, noise = (torch.from_numpy(np.ascontiguousarray(x[:, window])) for x in (self.noisy, self.noise))
-        # One for all channels, or a source would wander between them.
-        return float(self.confidence(describe(noisy, noise, self.stft)).mean())
-
-    def _give(self, n, reached):
-        first = reached if self.known is None else self.known
-        ramp = np.linspace(first, reached, n, dtype=np.float32)
-        given, self.known = self.noise[:, :n] * ramp, reached
-        self.noisy, self.noise = self.noisy[:, n:], self.noise[:, n:]
-        return given
-
-
-def believed(confidence: Confidence, stft: STFT,
-             blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
-    """Scale a stream of noise by its confidence.
-
-    Takes blocks of (noisy, noise), each (channels, samples) at the model's rate, and yields blocks of noise that are as
-    long in all. A window and a half is held at most, so that memory does not grow with the
-    stream, and how it is cut into blocks changes nothing.
+    blocks: arrays (2, channels, samples) at the model's rate, the sound and the noise estimated in it. Yields blocks
+    (channels, samples) of the same total length. At most one and a half windows are held back, and how the stream is
+    cut into blocks changes nothing.
     """
-    believer = None
-    for noisy, noise in blocks:
-        believer = believer or _Believer(confidence, stft, len(noise))
-        yield from believer.push(noisy, noise)
-    if believer is not None:
-        yield believer.finish()
+    # The held samples begin in the middle of the window with confidence `last`, or with the stream while that is None.
+    held, last, start = None, None, 0
+    for block in blocks:
+        held = block if held is None else np.concatenate([held, block], axis=-1)
+        while held.shape[-1] >= start + WINDOW_SAMPLES:
+            current = _mean_confidence(confidence, stft, held[..., start : start + WINDOW_SAMPLES])
+            middle = start + WINDOW_SAMPLES // 2
+            yield _ramped(held[1, :, :middle], last, current)
+            held, last, start = held[..., middle:], current, WINDOW_SAMPLES // 2
+    if held is not None:
+        too_short = last is not None and held.shape[-1] <= WINDOW_SAMPLES // 2
+        yield _ramped(held[1], last, last if too_short else _mean_confidence(confidence, stft, held))
+
+
+@torch.inference_mode()
+def _mean_confidence(confidence, stft, window):
+    """One confidence for all channels of a window (2, channels, samples): different ones would move a stereo image."""
+    noisy, noise = torch.from_numpy(np.ascontiguousarray(window))
+    return float(confidence(band_features(noisy, noise, stft)).mean())
+
+
+def _ramped(noise, first, last):
+    """Scale noise (channels, samples) linearly from the confidence `first` (`last` if None) to `last`."""
+    return noise * np.linspace(last if first is None else first, last, noise.shape[-1], dtype=np.float32)

@@ -1,16 +1,14 @@
 """The 20-layer Deep Complex U-Net as a table of rows, and its bounded complex mask.
 
-Complex tensors travel as planes: (batch, 2 * channels, bins, frames), first all real parts of an input, then all its
-imaginary parts; several inputs lie one after the other. A complex convolution is then one real convolution with the
-kernel [[re, -im], [im, re]], which is what makes it fast.
+Complex tensors are stored as planes, (batch, 2 * channels, bins, frames): first all real parts of an input, then all
+its imaginary parts. Several inputs follow each other. A complex convolution is then one fast real convolution with the
+kernel [[re, -im], [im, re]].
 
-Two plans of ten and ten rows:
-
-* `folded` (the default). In the literature's table four fifths of all operations are five layers at the full frequency
-  resolution. Here the first row folds four neighbouring bins into one position and the last one unfolds them, channels
-  grow inwards, and the decoder is the mirror of the encoder. Its second input is the spectrum as a noise print leaves
-  it (common.network.noise_print). After the channel-wise sub-bands of Liu et al. 2020.
-* `literature`. The table of Kashyap et al. 2021, with one input.
+There are two plans. `literature` is the table of Kashyap et al. 2021, with one input; four fifths of its operations are
+in five layers at the full frequency resolution. In `folded`, the default, the first row therefore folds four
+neighbouring bins into one position and the last row unfolds them (after the channel-wise sub-bands of Liu et al. 2020),
+deeper layers have more channels, and the decoder is the mirror of the encoder. Its second input is the spectrum after
+the Wiener gain of a noise print (common.network.noise_print).
 
 References: Choi et al. 2019 (the network and the mask), Trabelsi et al. 2018 (complex layers), Kashyap et al. 2021,
 Liu et al. 2020 (Channel-wise subband input for better voice and accompaniment separation).
@@ -45,9 +43,9 @@ class Row(NamedTuple):
 class Plan:
     """Ten encoder rows and ten decoder rows.
 
-    Decoder row k > 0 reads decoder row k-1 and encoder row 9-k. It has as many channels as the input of encoder row
-    9-k; the last one gives the mask. depth_factors: channels of each encoder row, in multiples of the width. inputs:
-    complex spectra that the first row reads.
+    Decoder row k > 0 reads the outputs of decoder row k-1 and encoder row 9-k. It has as many output channels as
+    encoder row 9-k has input channels. The last decoder row gives the mask. depth_factors: channels of each encoder row
+    in multiples of the width. inputs: number of complex spectra that the first row reads.
     """
 
     encoder: tuple[Row, ...]
@@ -57,14 +55,11 @@ class Plan:
 
     @property
     def time_stride(self) -> int:
-        """Frames between two inputs that the strides treat alike.
-
-        A chunk that starts on a multiple of it sees the same grid as the whole signal.
-        """
+        """Number of frames by which a shift of the input only shifts the output: the product of the strides."""
         return math.prod(row.stride[TIME] for row in self.encoder)
 
     def layer_sizes(self, n: int, axis: int) -> list[int]:
-        """Sizes along `axis` of the input and after each of the 20 rows; 0 where nothing is left."""
+        """Sizes along `axis` of the input and after each of the 20 rows; 0 if nothing is left."""
         sizes = [n]
         for row in self.encoder:
             sizes.append(max(0, (sizes[-1] + 2 * row.padding[axis] - row.kernel[axis]) // row.stride[axis] + 1))
@@ -74,19 +69,18 @@ class Plan:
         return sizes
 
     def valid_length(self, n: int, axis: int = TIME) -> int:
-        """The smallest length >= n that the rows map onto itself along `axis`."""
-        while True:
-            sizes = self.layer_sizes(n, axis)
-            # Decoder k > 0 and encoder 9-k must fit together, and the mask must fit the input.
-            if min(sizes) > 0 and sizes[20] == n and sizes[11:20] == sizes[9:0:-1]:
-                return n
+        """The smallest size >= n along `axis` that input and mask have in common without padding."""
+        sizes = self.layer_sizes(n, axis)
+        # Decoder k > 0 and encoder 9-k must fit together, and the mask must fit the input.
+        while not (min(sizes) > 0 and sizes[20] == n and sizes[11:20] == sizes[9:0:-1]):
             n += 1
+            sizes = self.layer_sizes(n, axis)
+        return n
 
     def context_frames(self) -> int:
-        """Frames on either side beyond which the input cannot change an output frame.
+        """Frames before and after an output frame that it can depend on, rounded up to a multiple of time_stride.
 
-        The decoder looks back as far as the encoder looks ahead, so that the receptive field is centred; its half is
-        rounded up to time_stride.
+        The decoder looks back as far as the encoder looks ahead, so the receptive field is centred.
         """
         reach, jump = 0, 1
         for row in self.encoder:
@@ -103,7 +97,7 @@ _FOLDED = (
     Row((1, 7), (1, 1), (0, 3)),
     *(Row((6, 4), (2, 2), (2, 1)), Row((6, 3), (2, 1), (2, 1))) * 4,
 )
-# 1024 bins fold into 256 positions. The last of these sees the Nyquist bin too; the mirror gives it by output padding.
+# 1024 bins fold into 256 positions. The last position also reads the Nyquist bin, and output padding restores it.
 _UNFOLDING = (*_FOLDED[:0:-1], _FOLDED[0]._replace(output_padding=(1, 0)))
 FOLDED, LITERATURE = "folded", "literature"
 PLANS = {
@@ -141,19 +135,19 @@ PLANS = {
 
 def convolve(planes: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, row: Row,
              transposed: bool) -> torch.Tensor:
-    """One row of the table with a real kernel on planes, or with `transposed` its transpose."""
+    """Apply one row of the table, or its transpose, with a real kernel to planes."""
     if not transposed:
         return F.conv2d(planes, kernel, bias, row.stride, row.padding)
-    # Apart, since with a bias a transpose in bfloat16 takes five times as long on a processor.
-    made = F.conv_transpose2d(planes, kernel, None, row.stride, row.padding, row.output_padding)
-    # Repeated over the frames it lies like the planes, channels-last or not, and is added in long runs.
-    lies = torch.channels_last if made.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    bias = bias.to(made.dtype).view(1, -1, 1, 1).expand(1, -1, 1, made.shape[-1])
-    return made.add_(bias.contiguous(memory_format=lies))
+    # The bias is added separately: in bfloat16 on a CPU a transposed convolution with a bias takes five times as long.
+    result = F.conv_transpose2d(planes, kernel, None, row.stride, row.padding, row.output_padding)
+    # A bias that is repeated over the frames in the memory layout of the planes is added in long runs.
+    last = result.is_contiguous(memory_format=torch.channels_last)
+    bias = bias.to(result.dtype).view(1, -1, 1, 1).expand(1, -1, 1, result.shape[-1])
+    return result.add_(bias.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format))
 
 
 class _Join(torch.autograd.Function):
-    """torch.cat over channels whose gradients are whole again: views of channels-last gradients are slow everywhere."""
+    """torch.cat over channels with contiguous gradients; views of channels-last gradients are slow."""
 
     @staticmethod
     def forward(ctx, a, b):
@@ -166,32 +160,22 @@ class _Join(torch.autograd.Function):
 
 
 def join(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The planes of two inputs of a layer, whole inputs one after the other, so that they keep their layout."""
+    """Concatenate the planes of two inputs of a layer."""
     return _Join.apply(a, b) if torch.is_grad_enabled() else torch.cat([a, b], 1)
 
 
 def layout(planes: torch.Tensor) -> torch.memory_format:
-    """Channels-last where matrix units want it: on CUDA, and in bfloat16 on processors (in float32 it slows them)."""
+    """The fastest memory layout: channels-last on CUDA and in bfloat16 on CPUs (in float32 it slows CPUs down)."""
     matrix_units = planes.is_cuda or torch.is_autocast_enabled("cpu")
     return torch.channels_last if matrix_units else torch.contiguous_format
 
 
-def real_kernel(re: torch.Tensor, im: torch.Tensor, transposed: bool) -> torch.Tensor:
-    """The real kernel [[re, -im], [im, re]] that computes a complex product on planes.
-
-    re, im: (out, in, bins, frames), or with `transposed` (in, out, bins, frames); the result is twice as long in both.
-    """
-    out_dim = 1 if transposed else 0
-    return torch.cat([torch.cat([re, im], out_dim), torch.cat([-im, re], out_dim)], 1 - out_dim)
-
-
 class ComplexConv2d(nn.Module):
-    """A complex convolution, or with `transposed` its transpose, on planes.
+    """A complex convolution, or a transposed one, on planes.
 
-    in_channels: complex channels of each input; their planes lie one input after the other.
+    in_channels: number of complex channels of each input.
     Shape: (batch, 2 * sum(in_channels), bins, frames) -> (batch, 2 * out_channels, ...).
-    The kernel's parts are kept apart, as `weight_real` and `weight_imag`, so that a weights file does
-    not depend on how the product is computed.
+    A weights file holds `weight_real` and `weight_imag`, so that it does not depend on how the product is computed.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, row: Row, transposed: bool = False):
@@ -201,43 +185,43 @@ class ComplexConv2d(nn.Module):
         self.weight_real = nn.Parameter(torch.empty(*shape, *row.kernel))
         self.weight_imag = nn.Parameter(torch.empty(*shape, *row.kernel))
         self.bias = nn.Parameter(torch.zeros(2 * out_channels))
-        # Glorot and Bengio 2010, with half the variance in either part (Trabelsi et al. 2018).
+        # The variance of Glorot and Bengio 2010, half of it in each part (Trabelsi et al. 2018).
         for weight in (self.weight_real, self.weight_imag):
             nn.init.xavier_normal_(weight, gain=2**-0.5)
 
     def kernel(self) -> torch.Tensor:
-        """The real kernel for the planes of all inputs, see real_kernel."""
-        in_dim = 0 if self.transposed else 1
-        parts = (w.split(self.in_channels, in_dim) for w in (self.weight_real, self.weight_imag))
-        return torch.cat([real_kernel(re, im, self.transposed) for re, im in zip(*parts, strict=True)], in_dim)
+        """The real kernel [[re, -im], [im, re]] of every input, (2 * out, 2 * sum(in_channels), bins, frames).
+
+        A transposed convolution swaps the first two dimensions.
+        """
+        in_dim, out_dim = (0, 1) if self.transposed else (1, 0)
+        parts = (weight.split(self.in_channels, in_dim) for weight in (self.weight_real, self.weight_imag))
+        columns = []
+        for re, im in zip(*parts, strict=True):
+            columns += [torch.cat([re, im], out_dim), torch.cat([-im, re], out_dim)]
+        return torch.cat(columns, in_dim)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        # The kernel too, since planes of one bin and frame, as the innermost may be, have either layout and keep none.
+        # The kernel needs the layout too: the innermost planes may have one bin and one frame, which fits both layouts.
         kernel = self.kernel().contiguous(memory_format=layout(planes))
         return convolve(planes, kernel, self.bias, self.row, self.transposed)
 
 
 class ComplexLayer(nn.Module):
-    """Complex convolution, batch norm of either part on its own, leaky ReLU."""
+    """Complex convolution, batch norm of real and imaginary parts separately, leaky ReLU."""
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, row: Row, transposed: bool = False):
         super().__init__()
         self.conv = ComplexConv2d(in_channels, out_channels, row, transposed)
         self.norm = nn.BatchNorm2d(2 * out_channels)
 
-    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and shift per plane, float64, that stand for the bias and the norm in evaluation mode."""
-        norm = self.norm
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        return scale, norm.bias.double() + scale * (self.conv.bias.double() - norm.running_mean.double())
-
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(self.norm(self.conv(planes)), SLOPE, inplace=True)
 
 
 def bounded_mask(planes: torch.Tensor) -> torch.Tensor:
-    """The mask tanh(|O|) * O / |O| of Choi et al. 2019; planes (batch, 2, bins, frames) in and out."""
-    # The epsilon keeps the gradient of |O| finite at O = 0, where the mask is 0 anyway.
+    """The mask tanh(|O|) * O / |O| of Choi et al. 2019 for the planes O, (batch, 2, bins, frames)."""
+    # The epsilon keeps the gradient of |O| finite at O = 0, where the mask is 0.
     magnitude = planes.square().sum(1, keepdim=True).add(1e-12).sqrt()
     return planes * (torch.tanh(magnitude) / magnitude)
 
@@ -245,10 +229,10 @@ def bounded_mask(planes: torch.Tensor) -> torch.Tensor:
 class DCUNet20(nn.Module):
     """DCUNet-20: spectrum planes in, bounded complex mask out.
 
-    Args: width (complex channels of the first layer); plan (a name in PLANS); depth_factors (channels of each encoder
-    layer in multiples of the width, the plan's own if left out).
-    Shape: (batch, 2 * inputs, bins, frames) -> (batch, 2, bins, frames), any number of bins and frames: the input is
-    padded with zeros to sizes that fit the strides and the mask is cropped back.
+    width: complex channels of the first layer. plan: a name in PLANS. depth_factors: channels of each encoder layer in
+    multiples of the width; those of the plan if left out.
+    Shape: (batch, 2 * inputs, bins, frames) -> (batch, 2, bins, frames) for any number of bins and frames: the input
+    is padded with zeros to sizes that fit the strides, and the mask is cropped.
     """
 
     def __init__(self, width: int, plan: str = FOLDED, depth_factors: Sequence[int] | None = None):
@@ -270,23 +254,22 @@ class DCUNet20(nn.Module):
         for k, row in enumerate(self.plan.decoder[:-1]):
             out = channels[8 - k]
             self.decoder.append(ComplexLayer(sources, out, row, transposed=True))
-            sources = [out, out]  # its own and, of as many channels, the encoder's
+            sources = [out, out]  # the output of this layer, and the output of an encoder layer with as many channels
         self.mask = ComplexConv2d(sources, 1, self.plan.decoder[-1], transposed=True)
 
     def settings(self) -> dict:
-        """What rebuilds the network, as plain values."""
+        """The arguments that rebuild the network, as plain values."""
         return {"width": self.width, "plan": self.plan_name, "depth_factors": list(self.depth_factors)}
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        """Spectrum planes (batch, 2 * inputs, bins, frames) to mask planes (batch, 2, bins, frames)."""
         bins, frames = planes.shape[-2:]
         n_bins, n_frames = self.plan.valid_length(bins, FREQUENCY), self.plan.valid_length(frames, TIME)
-        # At the end only: a pad at the start would move the grid of the strides.
+        # Padding is at the end only: at the start it would shift the signal against the strides.
         x = F.pad(planes, (0, n_frames - frames, 0, n_bins - bins))
         return self.fitting(x.contiguous(memory_format=layout(x)))[..., :bins, :frames]
 
     def fitting(self, planes: torch.Tensor) -> torch.Tensor:
-        """forward() for planes whose bins and frames fit the strides (see Plan.valid_length)."""
+        """The forward pass for planes whose bins and frames fit the strides (see Plan.valid_length)."""
         x, skips = planes, []
         for layer in self.encoder:
             x = layer(x)

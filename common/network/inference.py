@@ -1,14 +1,11 @@
-"""The network's inference form: the training form's mask, computed faster.
-
-Batch norm is folded into the kernels, and the block-real kernels are laid out once, in the fastest precision that the
-device offers.
-"""
+"""The network's inference form: batch norm is folded into kernels that are built once, in the fastest precision."""
 
 import copy
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import fuse_conv_bn_weights
 
 from common.errors import CallError
 from common.network.dcunet import SLOPE, ComplexConv2d, ComplexLayer, DCUNet20, convolve
@@ -23,18 +20,19 @@ class FoldedLayer(nn.Module):
 
     def __init__(self, layer: ComplexLayer | ComplexConv2d, dtype: torch.dtype):
         super().__init__()
-        conv = layer.conv if isinstance(layer, ComplexLayer) else layer
+        conv = getattr(layer, "conv", layer)
         self.row, self.transposed, self.activated = conv.row, conv.transposed, conv is not layer
         with torch.no_grad():
             kernel, bias = conv.kernel().double(), conv.bias.double()
             if self.activated:
-                scale, bias = layer.folded()
-                kernel = kernel * scale.view((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1))
+                norm = copy.deepcopy(layer.norm).double()
+                kernel, bias = fuse_conv_bn_weights(kernel, bias, norm.running_mean, norm.running_var, norm.eps,
+                                                    norm.weight, norm.bias, transpose=conv.transposed)
         self.register_buffer("kernel", kernel.to(dtype, memory_format=torch.channels_last))
         self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        """Planes to planes, as the layer that it was made from in evaluation mode."""
+        """Compute the same planes as the original layer in evaluation mode."""
         planes = planes.to(self.kernel.dtype, memory_format=torch.channels_last)
         planes = convolve(planes, self.kernel, self.bias, self.row, self.transposed)
         return F.leaky_relu(planes, SLOPE) if self.activated else planes
@@ -50,7 +48,7 @@ def folded_network(network: DCUNet20, dtype: torch.dtype = torch.float32) -> DCU
 
 
 def choose_device(name: str = "auto") -> str:
-    """The device that `name`, one of DEVICES, stands for; raises CallError for a GPU that is not there."""
+    """Turn one of DEVICES into cpu or cuda; raises CallError if there is no such GPU."""
     if name not in DEVICES:
         raise CallError(f"expected a device among {', '.join(DEVICES)}, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
@@ -61,10 +59,10 @@ def choose_device(name: str = "auto") -> str:
 
 
 def inference_form(model: Denoiser, device: str = "auto", precision: str = "auto") -> Denoiser:
-    """A denoiser for inference alone, on `device`, from a trained one, which stays as it is.
+    """A copy of a trained denoiser for inference only, on `device`.
 
-    precision: float32 (equal to the training form to 1e-5), bfloat16 (to 40 dB), or auto: bfloat16 where the device
-    computes it faster. Raises CallError for another name or a device that is not there.
+    precision: float32 (equal to the training form to 1e-5), bfloat16 (to 40 dB), or auto: bfloat16 if the device
+    computes it faster. Raises CallError for another name or a device that does not exist.
     """
     if precision not in PRECISIONS:
         raise CallError(f"expected a precision among {', '.join(PRECISIONS)}, got {precision!r}")

@@ -1,6 +1,7 @@
-"""Waveform to waveform: level, STFT, mask network, inverse."""
+"""The denoiser from waveform to waveform: level, STFT, mask network, inverse STFT."""
 
 import os
+from itertools import chain
 
 import torch
 from torch import nn
@@ -11,18 +12,18 @@ from common.network.dcunet import DCUNet20
 from common.network.noise_print import wiener_gain
 from common.network.stft import STFT
 
-# Makes a machine compute in the precision of others.
+# Environment variable that makes a machine compute in the given precision, float32 or bfloat16.
 PRECISION_VARIABLE = "DENOISER_PRECISION"
-# Below this level (-120 dBFS) a signal counts as silent and is not amplified.
-SILENCE_RMS = 1e-6
+# Minimum RMS (-120 dBFS) of a signal that is normalised. A quieter one counts as silent and is not amplified.
+LEAST_NORMALISED_RMS = 1e-6
 
 
 class Denoiser(nn.Module):
-    """The mask network between its transforms, on waveforms at `stft.sample_rate`.
+    """The mask network between its transforms, for waveforms at `stft.sample_rate`.
 
-    The network sees every waveform at an RMS of 1 and the level is restored afterwards, so that
-    scaling the input scales the output and nothing else. `confidence` says how much of the noise estimate is to be
-    believed (see common.network.confidence); forward() gives the network's own word, common.denoising heeds it.
+    The network gets every waveform at an RMS of 1, and the level is restored afterwards: scaling the input scales the
+    output and changes nothing else. forward() does not use `confidence`; common.denoising scales the noise by it (see
+    common.network.confidence).
     """
 
     def __init__(self, network: DCUNet20, stft: STFT, confidence: Confidence | None = None):
@@ -31,43 +32,38 @@ class Denoiser(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
-        tensors = (*self.parameters(), *self.buffers())  # a streaming network has none and lies on the processor
-        return tensors[0].device if tensors else torch.device("cpu")
+        """The device on which the network computes."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     @property
     def takes_print(self) -> bool:
-        """Whether the network listens to a noise print."""
+        """Whether the network uses a noise print."""
         return self.network.plan.inputs > 1
 
     def forward(self, waveform: torch.Tensor, level: torch.Tensor | None = None,
                 print_power: torch.Tensor | None = None) -> torch.Tensor:
         """Denoise (batch, samples) float32 -> (batch, samples) float32.
 
-        level: the RMS of each waveform, (batch, 1). Given for a chunk of a longer signal, it makes all chunks see the
-        level of the whole; left out, it is measured. print_power: of the noise alone at the waveform's own level,
-        (batch, bins), see common.network.noise_print; zeros, or None, where there is no print.
+        level: RMS that each waveform is divided by, (batch, 1); measured if left out. All chunks of a long signal are
+        given the level of the whole. print_power: power of the noise print at the waveform's own level, (batch, bins),
+        see common.network.noise_print; zeros or None without a print.
         """
         if level is None:
             level = waveform.square().mean(-1, keepdim=True).sqrt()
-        level = torch.where(level < SILENCE_RMS, torch.ones_like(level), level)
+        level = torch.where(level < LEAST_NORMALISED_RMS, torch.ones_like(level), level)
         spectrum = self.stft.forward(waveform / level)
-        mask = self.network(self._planes(spectrum, print_power, level))
-        return self.stft.inverse(torch.complex(mask[:, 0], mask[:, 1]) * spectrum, waveform.shape[-1]) * level
-
-    def _planes(self, spectrum, print_power, level):
-        """The network's input: the spectrum and, where the network takes one, what the print leaves of it."""
-        spectra = [spectrum]
+        inputs = [spectrum]
         if self.takes_print:
-            heard = print_power is not None
-            spectra.append(spectrum * wiener_gain(spectrum, print_power / level.square()) if heard else spectrum)
-        return torch.stack([part for x in spectra for part in (x.real, x.imag)], 1)
+            inputs.append(spectrum if print_power is None else
+                          spectrum * wiener_gain(spectrum, print_power / level.square()))
+        mask = self.network(torch.stack([part for x in inputs for part in (x.real, x.imag)], 1))
+        return self.stft.inverse(torch.complex(mask[:, 0], mask[:, 1]) * spectrum, waveform.shape[-1]) * level
 
 
 def computes_bfloat16_fast(device: str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; elsewhere it is many times slower than float32.
+    """Whether the device multiplies bfloat16 in hardware. Without it bfloat16 is many times slower than float32.
 
-    The environment variable DENOISER_PRECISION, float32 or bfloat16, decides in the device's place.
+    The environment variable DENOISER_PRECISION, float32 or bfloat16, overrides this.
     """
     if forced := os.environ.get(PRECISION_VARIABLE):
         if forced not in ("float32", "bfloat16"):
@@ -79,8 +75,8 @@ def computes_bfloat16_fast(device: str) -> bool:
 
 
 def autocast(device: str) -> torch.autocast:
-    """bfloat16 convolutions where the device computes them faster, else no change.
+    """A context in which convolutions run in bfloat16 if the device computes it fast.
 
-    The transforms and the loss stay in float32 in any case.
+    Transforms and losses stay in float32.
     """
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=computes_bfloat16_fast(device))

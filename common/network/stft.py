@@ -1,23 +1,22 @@
 """The short-time Fourier transform and its inverse, with their settings as one value."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
-# Rate in Hz at which networks are trained.
+# Sample rate in Hz at which networks are trained.
 SAMPLE_RATE = 44100
-# 323 frames of the default STFT: the 3.74 s segments of the literature.
+# Length of a training segment: 323 frames of the default STFT, the 3.74 s of the literature.
 SEGMENT_SAMPLES = 165_000
 
 
 @dataclass(frozen=True)
 class STFT:
-    """Settings of the transform; two equal values transform alike.
+    """A short-time Fourier transform; two equal values transform alike.
 
-    n_fft: window and transform length in samples. hop_length: samples between frames.
-    sample_rate: rate in Hz that the settings are meant for. The window is a periodic Hann, frames are
-    centred on multiples of the hop, the signal is continued with zeros (so that one sample is enough
-    and a chunk can be transformed alone), and spectra are divided by sqrt(n_fft).
+    n_fft: length in samples of the transform and its window, a periodic Hann window. hop_length: samples between two
+    frames, which are centred on its multiples. sample_rate: rate in Hz of the signals. Signals are padded with zeros at
+    both ends, so that one sample is enough. Spectra are divided by sqrt(n_fft).
     """
 
     n_fft: int = 2048
@@ -26,35 +25,28 @@ class STFT:
 
     @property
     def n_bins(self) -> int:
-        """Frequency bins of a spectrum."""
+        """Number of frequency bins of a spectrum."""
         return self.n_fft // 2 + 1
 
-    def n_frames(self, n_samples: int) -> int:
-        """Frames that `n_samples` give."""
-        return 1 + n_samples // self.hop_length
-
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """(batch, samples) float32 -> (batch, bins, frames) complex64."""
-        return torch.stft(waveform, window=self.window(waveform.device), center=True, pad_mode="constant",
-                          return_complex=True, **self._lengths())
+        """Transform (batch, samples) float32 into (batch, bins, frames) complex64."""
+        return self._stft(waveform, center=True, pad_mode="constant")
 
     def frames(self, samples: torch.Tensor) -> torch.Tensor:
-        """Frames that lie wholly inside (batch, n_fft + k * hop_length samples) -> (batch, bins, k + 1) complex64."""
-        return torch.stft(samples, window=self.window(samples.device), center=False, return_complex=True,
-                          **self._lengths())
+        """Transform (batch, n_fft + k * hop_length samples) without padding into (batch, bins, k + 1) complex64."""
+        return self._stft(samples, center=False)
+
+    def _stft(self, samples, **options):
+        return torch.stft(samples, window=self.window(samples.device), return_complex=True, **self._lengths(),
+                          **options)
 
     def inverse(self, spectrum: torch.Tensor, n_samples: int) -> torch.Tensor:
-        """(batch, bins, frames) complex64 -> (batch, n_samples) float32."""
-        return torch.istft(spectrum, window=self.window(spectrum.device), center=True, length=n_samples,
-                           **self._lengths())
-
-    def as_dict(self) -> dict:
-        """The settings as plain values, for a weights file."""
-        return asdict(self)
+        """Transform (batch, bins, frames) complex64 back into (batch, n_samples) float32."""
+        return torch.istft(spectrum, window=self.window(spectrum.device), length=n_samples, **self._lengths())
 
     def window(self, device: str | torch.device = "cpu") -> torch.Tensor:
         """The analysis window, (n_fft,)."""
         return torch.hann_window(self.n_fft, device=device)
 
     def _lengths(self):
-        return {"n_fft": self.n_fft, "hop_length": self.hop_length, "win_length": self.n_fft, "normalized": True}
+        return {"n_fft": self.n_fft, "hop_length": self.hop_length, "normalized": True}

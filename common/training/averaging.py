@@ -21,7 +21,7 @@ def average(files: Sequence[str | Path]) -> tuple[Denoiser, dict]:
     of different form.
     """
     loaded = [load_weights(file) for file in files]
-    forms = [model.network.settings() | model.stft.as_dict() for model, _ in loaded]
+    forms = [model.network.settings() | vars(model.stft) for model, _ in loaded]
     for file, form in zip(files, forms, strict=True):
         if form != forms[0]:
             differ = ", ".join(f"{name} {forms[0][name]} and {form[name]}" for name in form

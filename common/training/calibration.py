@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from common.data.silence import LEFT_OUT, measurable
-from common.network.confidence import WINDOW_SAMPLES, Confidence, describe
+from common.network.confidence import WINDOW_SAMPLES, Confidence, band_features
 from common.network.model import Denoiser, autocast
 from common.seeds import number
 from common.training.mixtures import MixtureSource
@@ -59,7 +59,7 @@ def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 
         products = difference.square(), noise * difference, noise.square()
         sums = [x.sum(-1, keepdim=True) for x in products]
         heard = measurable(10 * torch.log10(target.square().sum(-1) / sums[0][:, 0]))
-        rows.append(torch.cat([describe(noisy, noise, model.stft), *sums], 1)[heard].double().cpu())
+        rows.append(torch.cat([band_features(noisy, noise, model.stft), *sums], 1)[heard].double().cpu())
     rows = torch.cat(rows)
     if len(rows) < n:
         log.info(LEFT_OUT, "calibration", n - len(rows), n)
@@ -78,7 +78,7 @@ def fit_confidence(windows: Windows, prior: Confidence | None = None) -> Confide
         strength = REGULARISATION
     else:
         strength = PRIOR_REGULARISATION
-    centre, scale, near, offset = (x.double() for x in prior.state().values())
+    centre, scale, near, offset = (x.double() for x in vars(prior).values())
     weight, offset = near.clone().requires_grad_(), offset.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weight, offset], max_iter=200, line_search_fn="strong_wolfe")
 

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from common.data.pool import Pool
-from common.denoising.auto import LABELS, NoiseClassifier, listen
+from common.denoising.auto import LABELS, NoiseClassifier, noise_features
 from common.network.confidence import WINDOW_SAMPLES
 from common.network.model import Denoiser, autocast
 from common.seeds import number
@@ -26,7 +26,8 @@ def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int, snr_db: tuple[
         for first in range(0, n_per_label, BATCH_SIZE):
             rows = range(first, min(n_per_label, first + BATCH_SIZE))
             with autocast(model.device):
-                features.append(listen(model, source.batch(number(seed, "classifier"), 0, rows, WINDOW_SAMPLES)[0]))
+                noisy = source.batch(number(seed, "classifier"), 0, rows, WINDOW_SAMPLES)[0]
+                features.append(noise_features(model, noisy))
         labels += [k] * n_per_label
     return _fit(torch.cat(features).double(), torch.tensor(labels))
 
