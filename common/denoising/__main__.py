@@ -23,17 +23,18 @@ SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "32": "PCM_32", "float": "FLOAT"}
 
 
 def _parser():
-    parser = Parser("Denoise songs.", prog="python -m common.denoising", epilog="example:\n"
-                    "  python -m common.denoising noisy.flac -o clean.flac --model white\n"
-                    "  python -m common.denoising songs/ 'tapes/**/*.mp3' -o denoised/ --model auto --like-input")
+    parser = Parser("Denoise songs.", prog="denoise.py", epilog="examples:\n"
+                    "  python denoise.py song.mp3\n"
+                    "  python denoise.py noisy.flac -o clean.flac --model white\n"
+                    "  python denoise.py songs/ 'tapes/**/*.mp3' -o denoised/ --like-input")
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="audio files, folders, or patterns in quotes such as "
         "'songs/**/*.flac'")
-    add("-o", "--output", required=True, metavar="OUT", help="for one input file the output file; its suffix "
+    add("-o", "--output", metavar="OUT", help="for one input file the output file; its suffix "
         f"({', '.join(OUTPUT_SUFFIXES)}) chooses the format. For other inputs, and if it exists, ends in / or has no "
         "suffix, a folder that repeats the tree of the inputs. Files in it that were finished with the same settings "
-        "are skipped")
-    add("--model", required=True, help="a .pth file, a name from pretrained_weights "
+        "are skipped. Without this flag each result lies beside its input, as NAME.denoised, in the input's format")
+    add("--model", default=AUTO, help="a .pth file, a name from pretrained_weights "
         f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise")
     add_settings(parser, DenoiseSettings, leave_out=("subtype", "noise_print"))
     add("--no-confidence", dest="confidence", action="store_false", help="subtract the whole noise estimate, also if "
@@ -42,8 +43,8 @@ def _parser():
         f"0:00-0:02.5 or 62-65.5 (seconds). Repeat the flag for several moments. {FIND} finds a moment in each file")
     add("--noise-print-file", metavar="FILE", help="an audio file with the noise alone, at the recording's level")
     add("--residual", action="store_true", help="write the removed sound beside the output, as NAME.removed")
-    add("--format", choices=[suffix[1:] for suffix in OUTPUT_SUFFIXES], help="format of the files in an output folder "
-        "(wav if not given)")
+    add("--format", choices=[suffix[1:] for suffix in OUTPUT_SUFFIXES], help="format of the results (if not given, "
+        "wav in an output folder and the input's beside the inputs)")
     add("--like-input", action="store_true", help="write each file in an output folder in its input's format")
     add("--bits", choices=SUBTYPES, help="bits per sample of wav, flac and aiff files (the input's if not given)")
     add("--device", choices=DEVICES, default="auto", help="device that computes; auto uses a GPU if there is one")

@@ -26,6 +26,8 @@ from common.outputs import check_outputs
 log = logging.getLogger(__name__)
 
 RECORDS = ".denoised.json"
+# What the names of results beside their inputs end in, before the suffix.
+DENOISED = ".denoised"
 # Maximum number of failed files whose names are listed.
 N_NAMED = 5
 # Suffixes of a file's name, as opposed to a folder's name with a dot, that cannot be written here.
@@ -37,8 +39,8 @@ OTHER_SUFFIXES = (*AUDIO_SUFFIXES, ".aifc", ".alac", ".amr", ".ape", ".au", ".ca
 class Job:
     """One file to denoise.
 
-    source: the input. target, residual: files for the result and for the removed sound. named: whether the user gave
-    the name of the target, and not its folder.
+    source: the input. target, residual: files for the result and for the removed sound. named: whether the target is
+    made anew each time, since the user named it or wants it beside the input, and keeps no records.
     """
 
     source: Path
@@ -79,7 +81,7 @@ def _find_inputs(inputs, output):
     """Audio files for the names of files, folders and patterns, each with its place in an output tree.
 
     A place is relative to the given folder, or to the part of a pattern without wildcards. Files in folders and
-    patterns that are results in the folder `output` are left out.
+    patterns that are results are left out: those in the folder `output`, or without one those beside their inputs.
     """
     found, left_out = [], []
     for name in inputs:
@@ -89,16 +91,16 @@ def _find_inputs(inputs, output):
             continue
         base, files = (path, list_audio(path)) if path.is_dir() else _matches(name)
         for file in files:
-            if _is_result(file, base, output):
+            if _is_result(file, base, output) if output else DENOISED in file.suffixes:
                 left_out.append(file)
             else:
                 found.append((file, file.relative_to(base)))
     unknown = sum(not _is_recorded(path) for path in set(left_out))
-    if unknown:
+    if unknown and output:
         log.warning("%d audio files in the output folder %s are left out: name them to denoise them", unknown, output)
     if not found:
-        raise CallError(f"expected files to denoise, but all {len(left_out)} are results in the output folder "
-                        f"{output}: name files or choose another output folder")
+        raise CallError(f"expected files to denoise, but all {len(left_out)} are results of this command: name files "
+                        "or choose another output folder")
     return found
 
 
@@ -141,18 +143,20 @@ def _names_a_file(inputs, output):
     return single
 
 
-def plan(inputs: Sequence[str], output: str, suffix: str | None = None, like_input: bool = False,
+def plan(inputs: Sequence[str], output: str | None, suffix: str | None = None, like_input: bool = False,
          residual: bool = False) -> list[Job]:
-    """List the jobs for files, folders and patterns, whose results go into a file or a folder.
+    """List the jobs for files, folders and patterns, whose results go into a file or a folder, or beside each input.
 
-    suffix: format of files in a folder; `like_input` chooses each input's own. residual: write the removed sound too,
+    output: None for NAME.denoised beside each input, in its format. suffix: another format for those, or for files in a
+    folder, where `like_input` chooses each input's own. residual: write the removed sound too,
     as NAME.removed. Raises CallError for inputs that do not exist, an output that does not fit, and a file that would
     be written over an input or twice.
     """
     if "" in (*inputs, output):
         raise CallError("expected names of files or folders, got an empty one: check the call")
     _read_records.cache_clear()
-    out, found, named = Path(output), _find_inputs(inputs, Path(output)), _names_a_file(inputs, output)
+    out = None if output is None else Path(output)
+    found, named = _find_inputs(inputs, out), out is not None and _names_a_file(inputs, output)
     if named and (suffix or like_input):
         raise CallError(f"expected --format and --like-input with an output folder, but {output} names its format: "
                         "leave them out")
@@ -160,10 +164,15 @@ def plan(inputs: Sequence[str], output: str, suffix: str | None = None, like_inp
     for source, place in found:
         own = source.suffix.lower()
         nearest = NEAREST.get(own, own if own in OUTPUT_SUFFIXES else ".wav")
-        name = audio_name(place) + (nearest if like_input else suffix or ".wav")
-        target = out if named else out / place.with_name(name)
+        if out is None:
+            target = source.with_name(f"{audio_name(source)}{DENOISED}{suffix or nearest}")
+        elif named:
+            target = out
+        else:
+            target = out / place.with_name(audio_name(place) + (nearest if like_input else suffix or ".wav"))
         removed = target.with_name(f"{target.stem}.removed{target.suffix}") if residual else None
-        jobs[os.path.realpath(source), target] = Job(source, target, removed, named)  # a file may be found twice
+        job = Job(source, target, removed, named=named or out is None)
+        jobs[os.path.realpath(source), target] = job  # a file may be found twice
     jobs = list(jobs.values())
     check_outputs([(path, job.source) for job in jobs for path in job.outputs], [job.source for job in jobs])
     return jobs
@@ -230,8 +239,8 @@ def _run(job, settings, denoise):
     report = denoise(job)
     if recorded:
         record(job.outputs, settings)
-    log.info("%s: %.1f s of audio in %.1f s; %s", job.target, report["seconds"], time.monotonic() - started,
-             removed_words(report["removed_db"]))
+    log.info("%s: %.1f s of audio in %.1f s; %s%s", job.target, report["seconds"], time.monotonic() - started,
+             removed_words(report["removed_db"]), "" if job.residual else " (--residual writes it too)")
     if report["gain"] < 1:
         outcome = f"the whole file is lowered by {-20 * math.log10(report['gain']):.2f} dB"
     elif report["limited_samples"]:
