@@ -5,7 +5,7 @@ import torch
 
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
-from common.data.clean_pairs import load_test_pairs, manifest_sha256, segments
+from common.data.clean_pairs import Segment, load_test_pairs, manifest_sha256, segments
 from common.data.pairs import find_pairs, pairs_in
 from common.denoising.files import denoise
 from common.errors import CallError, UserError
@@ -25,7 +25,7 @@ from common.evaluation.scores import (
 )
 from common.network.dcunet import LITERATURE
 from common.network.noise_print import print_power
-from common.network.stft import STFT
+from common.network.stft import SEGMENT_SAMPLES, STFT
 from tests.conftest import mini_model
 
 
@@ -162,12 +162,12 @@ def test_a_print_that_cannot_be_used_is_one_sentence(printed, shape, told):
 def test_every_baseline_is_called_alike(name, channels, rng):
     clean = (0.1 * np.sin(np.arange(60000) / 20) * np.ones((channels, 1))).astype(np.float32)
     noisy, noise_print = (x + 0.05 * rng.standard_normal(clean.shape).astype(np.float32) for x in (clean, 0 * clean))
-    estimate = BASELINES[name](noisy, clean, 44100, noise_print)
+    estimate = BASELINES[name](Segment(None, 0.0, 44100, noisy, clean, noise_print))
     assert estimate.shape == noisy.shape and estimate.dtype == np.float32
-    without = BASELINES[name](noisy, clean, 44100, None)
+    without = BASELINES[name](Segment(None, 0.0, 44100, noisy, clean))
     assert without is None if name in PRINTED else np.array_equal(without, estimate)
     if channels == 2 and name in PRINTED:  # each channel has its own print
-        first = BASELINES[name](noisy[:1], clean[:1], 44100, noise_print[:1])
+        first = BASELINES[name](Segment(None, 0.0, 44100, noisy[:1], clean[:1], noise_print[:1]))
         assert np.allclose(estimate[:1], first, atol=1e-6)
 
 
@@ -177,7 +177,8 @@ def test_the_wiener_baseline_has_the_networks_gain(rng):
     level = STFT().frames(torch.from_numpy(noise_print)).abs().square().mean(-1, keepdim=True)
     gain = (1 - level / spectrum.abs().square()).clamp(min=0.1)
     expected = STFT().inverse(gain * spectrum, 30000).numpy()
-    assert np.allclose(BASELINES["Wiener with a print"](noisy, noisy, 44100, noise_print), expected, atol=1e-4)
+    estimate = BASELINES["Wiener with a print"](Segment(None, 0.0, 44100, noisy, noisy, noise_print))
+    assert np.allclose(estimate, expected, atol=1e-4)
 
 
 def test_sub_folders_are_conditions(merged, tmp_path):
@@ -190,15 +191,15 @@ def test_sub_folders_are_conditions(merged, tmp_path):
 
 
 def test_segments_cover_the_song_once_without_silence(tmp_path, rng):
-    clean = 0.1 * rng.standard_normal((1, 4 * evaluation.SEGMENT_SAMPLES)).astype(np.float32)
-    clean[:, evaluation.SEGMENT_SAMPLES : 2 * evaluation.SEGMENT_SAMPLES] = 0
+    clean = 0.1 * rng.standard_normal((1, 4 * SEGMENT_SAMPLES)).astype(np.float32)
+    clean[:, SEGMENT_SAMPLES : 2 * SEGMENT_SAMPLES] = 0
     noise = 0.01 * rng.standard_normal(clean.shape).astype(np.float32)
     write_audio(tmp_path / "i/INPUT-S1N1-(a)-(b).wav", clean + noise, 44100)
     write_audio(tmp_path / "t/TARGET-S1N1-(CLEAN)-(b).wav", clean, 44100)
     found = find_pairs(tmp_path / "i", tmp_path / "t")
-    starts = [round(s.start_seconds * 44100 / evaluation.SEGMENT_SAMPLES) for s in segments(found, 44100)]
+    starts = [round(s.start_seconds * 44100 / SEGMENT_SAMPLES) for s in segments(found, 44100)]
     assert starts == [0, 2, 3]
-    assert [s.start_seconds for s in segments(found, 44100, 2)] == [0, 3 * evaluation.SEGMENT_SAMPLES / 44100]
+    assert [s.start_seconds for s in segments(found, 44100, 2)] == [0, 3 * SEGMENT_SAMPLES / 44100]
 
 
 def test_a_silent_test_set_is_an_error(tmp_path, model):
@@ -256,7 +257,7 @@ def test_a_long_evaluation_says_how_far_it_is(pairs, monkeypatch, caplog):
 
 
 def test_samples_run_from_least_to_most_improved(model, pairs, rows, tmp_path):
-    samples = evaluation.save_samples(model, pairs, rows, tmp_path, 3, per_pair=1)
+    samples = evaluation.save_samples(model, pairs, rows[rows.method == DENOISED], tmp_path, 3, per_pair=1)
     gains = [s["snr_improvement_db"] for s in samples]
     all_gains = rows[rows.method == DENOISED].snr_improvement_db
     assert gains == sorted(gains) and gains[0] == all_gains.min() and gains[-1] == all_gains.max()
@@ -268,8 +269,9 @@ def test_samples_run_from_least_to_most_improved(model, pairs, rows, tmp_path):
 
 
 def test_samples_by_number(model, pairs, rows, tmp_path):
+    rows = rows[rows.method == DENOISED]
     samples = evaluation.save_samples(model, pairs, rows, tmp_path, per_pair=1, indices=[2, 0])
-    segments = list(rows[rows.method == DENOISED].segment)
+    segments = list(rows.segment)
     assert [s["segment"] for s in samples] == [segments[2], segments[0]]
     with pytest.raises(CallError, match="from 0 to 3"):
         evaluation.save_samples(model, pairs, rows, tmp_path, per_pair=1, indices=[4])
