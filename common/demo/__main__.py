@@ -35,23 +35,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a demo: (songs at most, noises per song) of each split, the training, and the segments."""
+    """The size of a demo: (songs at most, noises per song) of each split, and parameters of two notebooks."""
 
-    train: tuple[int, int]
-    validation: tuple[int, int]
-    test: tuple[int, int]
-    width: int
-    epochs: int
-    steps_per_epoch: int
-    n_train_segments: int
-    n_held_out_segments: int
+    pairs: dict[str, tuple[int, int]]
+    segments: dict[str, int]
+    training: dict[str, int]
 
 
-FULL = Size((24, 12), (4, 2), (12, 6), width=8, epochs=4, steps_per_epoch=60, n_train_segments=360,
-            n_held_out_segments=48)
+FULL = Size({"train": (24, 12), "validation": (4, 2), "test": (12, 6)}, {"N_SEGMENTS": 360, "N_HELD_OUT": 48},
+            {"WIDTH": 8, "EPOCHS": 4, "STEPS_PER_EPOCH": 60})
 # Large enough to run every step and to learn something.
-QUICK = Size((12, 4), (4, 2), (6, 4), width=8, epochs=3, steps_per_epoch=70, n_train_segments=40,
-             n_held_out_segments=24)
+QUICK = Size({"train": (12, 4), "validation": (4, 2), "test": (6, 4)}, {"N_SEGMENTS": 40, "N_HELD_OUT": 24},
+             {"WIDTH": 8, "EPOCHS": 3, "STEPS_PER_EPOCH": 70})
 
 
 def _is_notebook_line(record):
@@ -98,21 +93,20 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
         songs, noises = make_corpus(out / "corpus")
     _step("pairs: every song with noises, twice in training, against the clean song in test")
     for split, folds in folds_by_split(noises).items():
-        _merge(songs, noises, out / "merged" / split, split, folds, *getattr(size, split))
+        _merge(songs, noises, out / "merged" / split, split, folds, *size.pairs[split])
     _step("segments: the best of the training pairs, evenly spread ones of the others")
     segments, merged = out / "segments", out / "merged"
     if not segments.is_dir():
         partial = out / "segments.partial"  # the only folder that is removed
         shutil.rmtree(partial, ignore_errors=True)
         _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=partial,
-                  N_SEGMENTS=size.n_train_segments, N_HELD_OUT=size.n_held_out_segments, SKIP_START_SECONDS=0.0,
-                  SKIP_END_SECONDS=0.0, LISTEN=False)
+                  SKIP_START_SECONDS=0.0, SKIP_END_SECONDS=0.0, LISTEN=False, **size.segments)
         partial.rename(segments)
         log.info("all segments are there: %s is now %s", partial.name, segments)
     _step("train with noisy targets only, then evaluate on unknown songs and noises")
     _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
               TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples", LISTEN=False,
-              WIDTH=size.width, EPOCHS=size.epochs, STEPS_PER_EPOCH=size.steps_per_epoch)
+              **size.training)
     test = read_manifest(merged / "test" / "input")
     row = next((r for r in test if r["input_noise_class"] == WHITE), test[0])
     weights = weights_name(row["input_noise_class"])

@@ -122,10 +122,8 @@ def improvement_name(metric: str) -> str:
 
 def score(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, speech: bool = True) -> dict[str, float]:
     """Compute all METRICS of one estimate; without `speech`, PESQ and STOI (slow) are NaN."""
-    nb, wb, intelligibility = float("nan"), float("nan"), float("nan")
+    scores = [snr(reference, estimate), segmental_snr(reference, estimate, sample_rate), si_sdr(reference, estimate),
+              log_spectral_distance(reference, estimate)]
     if speech:
-        nb, wb = pesq_scores(reference, estimate, sample_rate)
-        intelligibility = stoi(reference, estimate, sample_rate)
-    values = (snr(reference, estimate), segmental_snr(reference, estimate, sample_rate), si_sdr(reference, estimate),
-              log_spectral_distance(reference, estimate), nb, wb, intelligibility)
-    return dict(zip(METRICS, values, strict=True))
+        scores += [*pesq_scores(reference, estimate, sample_rate), stoi(reference, estimate, sample_rate)]
+    return dict.fromkeys(METRICS, float("nan")) | dict(zip(METRICS, scores, strict=False))
