@@ -1,10 +1,10 @@
-"""Forms of the network beside a textbook's, on the same input in one run, interleaved; medians.
+"""Speed of the network's forms, compared with a textbook implementation on the same input.
 
     python -m benchmarks.inference [--plan folded] [--width 16] [--seconds 3.74 30] [--rounds 5] [--forms NAME ...]
 
-Prints for each form the time, the real-time factor (time over length of mono audio), how many times faster than the
-textbook it is, and the share of the machine's matrix-product peak that the complex convolutions need. `--profile` shows
-where the time of the folded convolutions goes.
+All forms take turns. Prints for each form the median time, the real-time factor (time over length of mono audio), the
+speed relative to the textbook, the share of the machine's matrix-product peak that the complex convolutions reach, and
+the error. `--profile` shows the costliest operations of the folded convolutions.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.textbook import textbook_copy, textbook_planes
-from benchmarks.timing import matrix_peak, seconds_of
+from benchmarks.timing import interleaved, matrix_peak
 from common.cli import Parser, run
 from common.errors import CallError
 from common.network.dcunet import FOLDED, FREQUENCY, PLANS, TIME, DCUNet20
@@ -25,12 +25,12 @@ from common.network.stft import STFT
 
 
 def training_form(network):
-    """As it is trained."""
+    """The form that is trained."""
     return network
 
 
 def convolutions(network, dtype=torch.float32):
-    """Folded, block-real convolutions in channels-last: what denoising takes."""
+    """The folded form that denoising uses: block-real convolutions in channels-last."""
     return folded_network(network, dtype)
 
 
@@ -40,7 +40,7 @@ def compiled(network):
 
 
 def bfloat16(network):
-    """The folded form in bfloat16, which pays where the processor has it."""
+    """The folded form in bfloat16, which is faster on processors that support it."""
     return convolutions(network, torch.bfloat16)
 
 
@@ -64,7 +64,7 @@ DEFAULT_FORMS = ("training_form", "convolutions", "bfloat16")
 
 
 def network_flop(network: DCUNet20, n_bins: int, n_frames: int) -> float:
-    """Floating-point operations of all complex convolutions, a complex product taken as four real ones."""
+    """Return the floating-point operations of all complex convolutions, with four real products for a complex one."""
     plan, convs = network.plan, [layer.conv for layer in (*network.encoder, *network.decoder)] + [network.mask]
     bins, frames = (plan.layer_sizes(plan.valid_length(n, axis), axis)
                     for n, axis in ((n_bins, FREQUENCY), (n_frames, TIME)))
@@ -84,10 +84,7 @@ def measure(args, seconds, network, forms):
     with torch.inference_mode():
         expected = network(planes)
         errors = {name: float((forms[name](planes) - expected).norm() / expected.norm()) for name in forms}
-        times = {name: [] for name in calls}
-        for _ in range(args.rounds):
-            for name, call in calls.items():
-                times[name].append(seconds_of(call))
+        times = interleaved(calls, args.rounds, warm_ups=0)
     flop, peak = network_flop(network, stft.n_bins, n_frames), matrix_peak()
     print(f"\n{seconds:g} s of mono audio ({n_frames} frames), {args.plan}, width {args.width}, "
           f"{torch.get_num_threads()} threads, {flop / 1e9:.0f} GFLOP, matrix-product peak {peak / 1e9:.0f} GFLOP/s")
@@ -110,14 +107,14 @@ def profile(network):
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--plan", choices=PLANS, default=FOLDED)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--seconds", type=float, nargs="+", default=[3.74, 30.0], help="lengths of the inputs")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=DEFAULT_FORMS)
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--plan", choices=PLANS, default=FOLDED, help="the network's table of layers")
+    parser.add_argument("--width", type=int, default=16, help="width of the network")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[3.74, 30.0], help="lengths of the inputs in s")
+    parser.add_argument("--rounds", type=int, default=5, help="number of runs of each form")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=DEFAULT_FORMS, help="forms to measure")
+    parser.add_argument("--profile", action="store_true", help="also show the costliest operations")
     args = parser.parse_args()
     if args.rounds < 1 or min(args.seconds) <= 0:
         raise CallError("expected --rounds of at least 1 and --seconds above 0")

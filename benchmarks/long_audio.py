@@ -1,8 +1,8 @@
-"""Time and peak memory of denoising whole stereo songs from a shell: the memory should be that of a short one.
+"""Time and peak memory of denoising long songs from a shell: the memory should not grow with the length.
 
     python -m benchmarks.long_audio [--width 16] [--minutes 10 60] [--channels 2]
 
-The weights are random: neither time nor memory depends on them. Each song is a fresh process, measured from outside.
+The weights are random, since neither time nor memory depends on them. Each song is denoised in a fresh process.
 """
 
 import tempfile
@@ -20,11 +20,11 @@ from common.network.stft import STFT
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--width", type=int, default=16, help="of the network")
-    parser.add_argument("--minutes", type=int, nargs="+", default=[10, 60], help="lengths of the songs")
-    parser.add_argument("--channels", type=int, default=2, help="of the songs")
+    parser.add_argument("--width", type=int, default=16, help="width of the network")
+    parser.add_argument("--minutes", type=int, nargs="+", default=[10, 60], help="lengths of the songs in minutes")
+    parser.add_argument("--channels", type=int, default=2, help="channels of the songs")
     args = parser.parse_args()
     print(f"{args.channels} channels at {SAMPLE_RATE} Hz, {torch.get_num_threads()} threads")
     print(f"{'width':>6} {'minutes':>8} {'seconds':>8} {'real-time factor':>17} {'peak RSS MB':>12}")

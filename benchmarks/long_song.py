@@ -1,4 +1,4 @@
-"""Peak memory of the mergers for songs of 10 minutes and of 2 hours: it should be the same.
+"""Peak memory of the mergers for short and long songs: it should not grow with the length.
 
     python -m benchmarks.long_song [--minutes 10 120]
 """
@@ -18,7 +18,7 @@ SAMPLE_RATE = 44100
 
 
 def make_song(path, minutes, channels=2):
-    """A song of noise bursts, written in blocks."""
+    """Write a song of noise bursts, in blocks."""
     rng = np.random.default_rng(0)
     with AudioWriter(path, SAMPLE_RATE, channels) as writer:
         for second in range(minutes * 60):
@@ -27,9 +27,9 @@ def make_song(path, minutes, channels=2):
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--minutes", type=int, nargs="+", default=[10, 120], help="lengths of the songs")
+    parser.add_argument("--minutes", type=int, nargs="+", default=[10, 120], help="lengths of the songs in minutes")
     args = parser.parse_args()
     print(f"{'merger':<16} {'minutes':>8} {'seconds':>8} {'peak RSS MB':>12}")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""How fast pairs are made, beside a plain implementation and beside the floor, on the same files in one run.
+"""Speed of the mergers, compared with a plain implementation and with a lower bound, on the same files in one run.
 
     python -m benchmarks.mixing [--path-songs DIR --path-noises DIR] [--iter-noise 10] [--rounds 3]
 
-(a) plain: as the literature does it, one pair after the other: ffmpeg decodes each song to a temporary WAV, and
-every pair is read, mixed and written in float64 with NumPy. (b) merger.py with one job, (c) with all cores,
-(c-flac) the same as FLAC. (d) floor: every song is only decoded once, and as many bytes are written as (c)
-writes; (d-all) the same on all cores. Each is a fresh process, timed from outside, in turn; medians.
+plain: the method of the literature, pair by pair: ffmpeg decodes each song to a temporary WAV, and every pair is read,
+mixed and written in float64 with NumPy. ours: merger.py with one job, with all cores, and with all cores as FLAC.
+floor: every song is decoded once and as many bytes are written as by "ours all", in one job or on all cores. All
+variants take turns, each in a fresh process; the table shows medians.
 """
 
 import argparse
@@ -36,7 +36,7 @@ BASE, BEST, FLOOR = "plain", "ours all", "floor"
 
 
 def plain(songs, noises, folds, iter_noise, out):
-    """The textbook loop, with our rule for which noises make a pair and nothing else of ours but the noise reader."""
+    """Make pairs in a plain loop that shares with the library only the choice of noises and the noise reader."""
     rng, source = np.random.default_rng(0), NoiseSource(clips_for_split(noises, "train", folds))
     for side in ("input", "target"):
         (out / side).mkdir(parents=True)
@@ -70,7 +70,7 @@ def _decode_and_write(path, n_files, folder):
 
 
 def floor(songs, iter_noise, out, jobs):
-    """Decode every song once and write as many bytes as the pairs have."""
+    """Decode every song once and write as many bytes as the pairs take."""
     out.mkdir(parents=True)
     joblib.Parallel(n_jobs=jobs)(joblib.delayed(_decode_and_write)(p, 2 * iter_noise, out) for p in songs)
 
@@ -92,9 +92,9 @@ def _measure(variant, args, out):
     return {"seconds": seconds, "megabytes": n_bytes / 1e6, "peak_rss_mb": peak_rss_mb}
 
 
-def run_measured(arguments, note):
+def run_measured(arguments: list, note: Path) -> tuple[float, float]:
     """Run Python with `arguments`; returns seconds and the peak RSS in MB of the largest process (via file `note`)."""
-    # The wrapper waits for the whole tree of processes and asks for the largest of them.
+    # The wrapper waits for all processes and then asks for the memory of the largest one.
     wrapper = ("import resource, subprocess, sys; code = subprocess.run(sys.argv[2:], stderr=subprocess.DEVNULL)"
                ".returncode; open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss));"
                " sys.exit(code)")
@@ -104,7 +104,7 @@ def run_measured(arguments, note):
 
 
 def compare(args):
-    """All variants in turn, `rounds` times; prints the table and returns its rows."""
+    """Run all variants in turn, `rounds` times; prints the table and returns its rows."""
     songs = songs_for_split(args.path_songs, "train")
     n_pairs, runs = len(songs) * args.iter_noise, {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
@@ -135,13 +135,13 @@ def compare(args):
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
     parser.add_argument("--path-songs", help="folder of songs (default: a generated corpus of one-minute songs)")
     parser.add_argument("--path-noises", help="folder with fold1 ... fold10 (default: generated)")
-    parser.add_argument("--folds", help="as merger.py")
-    parser.add_argument("--iter-noise", type=int, default=10, help="pairs per song")
-    parser.add_argument("--rounds", type=int, default=3, help="how often every variant runs")
+    parser.add_argument("--folds", help="noise folds, in the form of merger.py")
+    parser.add_argument("--iter-noise", type=int, default=10, help="number of pairs of each song")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs of each variant")
     parser.add_argument("--json", help="also write the table to this file")
     parser.add_argument("--only", choices=("plain", "floor", "floor all"), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -159,7 +159,7 @@ def main():
                         "install it to run this benchmark")
     with tempfile.TemporaryDirectory() as folder:
         if not args.path_songs:
-            from common.demo.corpus import make_corpus  # here, so that the timed processes do not load it
+            from common.demo.corpus import make_corpus  # the timed processes must not load it
 
             args.path_songs, args.path_noises = make_corpus(Path(folder), song_seconds=60)
         table = compare(args)

@@ -1,12 +1,12 @@
-"""How often the moment in which a recording lets its noise be heard alone is found, and what a wrong one costs.
+"""How often a stretch of noise alone is found in a recording, and the cost of a wrong one.
 
     python -m benchmarks.noise_prints --path-songs DIR --path-noises DIR --n 600
 
-Of the recordings, made from songs and noises at 0 to 25 dB, one half begins or ends with 0.7 to 3 s of noise alone, or
-has them in a pause, some behind digital silence. The others have no such moment: songs with noise or without, whole, or
-with a quiet or faded beginning, or a faded end. What is found serves as the print of a plain Wiener gain (no network);
-`ceiling_db` is the gain by a print of all of the noise. Harm is a loss of more than HARM_LOSS_DB, or, without noise, an
-output at less than HARM_DB against the song.
+Recordings are made from songs and noises at 0 to 25 dB. One half has 0.7 to 3 s of noise alone at the start, at the end
+or in a pause, sometimes after digital silence. The other half has none: songs with or without noise, whole, with a
+quiet or faded start, or with a faded end. The stretch that is found is the print of a plain Wiener gain (no network);
+`ceiling_db` is the gain with a print of the whole noise. Harm is a loss of more than HARM_LOSS_DB, or, without noise,
+an output below HARM_DB against the song.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ RATE = STFT().sample_rate
 
 
 def _draw(rng, files):
-    """All of a recording that is not silent, mono."""
+    """Read a random file that is not silent, mono."""
     while True:
         audio = read_audio(files[rng.integers(len(files))], RATE, mono=True)[0][0]
         if np.sqrt(np.mean(audio**2)) > 1e-3:
@@ -36,7 +36,7 @@ def _draw(rng, files):
 
 
 def _noise(rng, files, n):
-    """`n` samples of unit power: white noise, or a recording, looped."""
+    """Return `n` samples of unit power: white noise, or a looped recording."""
     if rng.random() < WHITE_SHARE:
         return rng.standard_normal(n, dtype=np.float32)
     noise = np.resize(_draw(rng, files), n)
@@ -44,7 +44,7 @@ def _noise(rng, files, n):
 
 
 def recording(rng: np.random.Generator, songs: list[Path], noises: list[Path]) -> dict:
-    """One recording: `kind`, `song` and `noise` (samples,), `alone` (samples between which the noise is alone)."""
+    """Make a recording: `kind`, `song` and `noise` (samples,), `alone` (first and end sample of the noise alone)."""
     song = _draw(rng, songs)
     song = song[rng.integers(max(1, len(song) - RATE * 6)) :][: int(RATE * rng.uniform(6, 25))].copy()
     kind = rng.choice(WITH if rng.random() < 0.5 else WITHOUT)
@@ -80,7 +80,7 @@ def _wiener(noisy, noise_print):
 
 
 def score(made: dict) -> dict:
-    """What is found in a recording, and the change in dB by the print of it and of all of the noise."""
+    """Return what is found in a recording, and the SNR change in dB with that print and with one of all the noise."""
     song, noise, noisy = made["song"], made["noise"], made["song"] + made["noise"]
     before, has_noise = _snr_db(song, noisy), noise.any()
     row = {"kind": made["kind"], "found": False, "gain_db": 0.0, "harm": False,
@@ -96,12 +96,12 @@ def score(made: dict) -> dict:
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
     for flag in ("--path-songs", "--path-noises"):
-        parser.add_argument(flag, required=True, nargs="+", help="folders")
-    parser.add_argument("--n", type=int, default=600, help="recordings")
-    parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument(flag, required=True, nargs="+", help="folders of audio files")
+    parser.add_argument("--n", type=int, default=600, help="number of recordings")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the recordings")
     args = parser.parse_args()
     files = [[file for folder in folders for file in list_audio(folder)]
              for folders in (args.path_songs, args.path_noises)]

@@ -1,12 +1,12 @@
-"""The pretrained weights over the frozen test set: the universal ones, those of the noise, and those that `auto` picks.
+"""The pretrained weights over the frozen test set: universal ones, those of the noise, and those that `auto` picks.
 
     python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32] [--speech]
 
-SET is what python -m common.evaluation wrote. Each with confidence and, for the first two, without, and with the
-segments' noise prints where the weights take one. Beside them BASELINES, with prints and without, and the ceilings.
-Writes metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (which
-weights `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (all segments,
-the noise's weights), and trade_offs.png (what confidence costs and spares on validation mixtures, as the files say).
+SET is the output of python -m common.evaluation. All weights are measured with confidence, and the first two also
+without, and with the segments' noise prints if they take one. BASELINES and oracles are measured for comparison. Writes
+metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (the weights
+that `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (all segments,
+the noise's weights), and trade_offs.png (effect of the confidence on validation mixtures, from the weights files).
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ import joblib
 import pandas as pd
 import torch
 
+from benchmarks import figures
 from common.cli import Parser, count, run
 from common.data.pairs import load_test_pairs, manifest_sha256, segments
 from common.denoising.auto import AUTO, choose_weights, load_classifier, noise_features
@@ -40,7 +41,7 @@ BASELINES = ("Wiener with a print", "noisereduce with a print", "noisereduce sta
 
 
 def segment_estimates(segment, forms, classifier):
-    """Estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
+    """Return estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
     noisy = torch.from_numpy(segment.noisy).to(forms[MIXED].device)
     own = weights_name(segment.pair.noise)
     picked = choose_weights(classifier.probabilities(noise_features(forms[MIXED], noisy)), list(forms))
@@ -62,20 +63,20 @@ def segment_estimates(segment, forms, classifier):
 
 
 def score_estimates(segment, estimates, speech):
-    """Rows of score_segment, where only the noise's weights (and doing nothing) get PESQ and STOI, which are slow."""
+    """Return the rows of score_segment, with PESQ and STOI (slow) for the noise's weights and "do nothing" only."""
     own = {OWN: estimates[OWN]}
     rest = {method: estimate for method, estimate in estimates.items() if method not in own}
     return score_segment(segment, own, speech=speech) + score_segment(segment, rest, BASELINES, speech=False)[1:]
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
     parser.add_argument("set", type=Path, help="the frozen test set")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything that is made")
-    parser.add_argument("--every", type=count, default=1, help="take every Nth segment only")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks")
-    parser.add_argument("--speech", action="store_true", help="also PESQ and STOI of the noise's weights")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for all output")
+    parser.add_argument("--every", type=count, default=1, help="use every Nth pair only")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="precision of the networks")
+    parser.add_argument("--speech", action="store_true", help="also compute PESQ and STOI of the noise's weights")
     args = parser.parse_args()
     loaded = {name: load_weights(name) for name in pretrained_names()}
     forms = {name: inference_form(model, precision=args.precision) for name, (model, _) in loaded.items()}
@@ -95,13 +96,13 @@ def main():
     (args.output / "summary.md").write_text(markdown_table(summary) + "\n", encoding="utf-8")
     table = pd.crosstab(picks.noise, picks.picked)
     table.to_csv(args.output / "confusion.csv")
-    plots.confusion(table).savefig(args.output / "confusion.png", dpi=80)
+    figures.confusion(table).savefig(args.output / "confusion.png", dpi=80)
     networks = summary[~summary.method.str.startswith(BASELINES)]
     plots.improvement_bars(networks).savefig(args.output / "improvement_by_noise.png", dpi=80)
-    plots.improvement_panels(rows, OWN).savefig(args.output / "improvement_panels.png", dpi=80)
+    figures.improvement_panels(rows, OWN).savefig(args.output / "improvement_panels.png", dpi=80)
     for noise, method in ((WHITE, OWN), (MIXED, OWN)):
         plots.snr_distributions(rows[rows.noise == noise], method).savefig(args.output / f"snr_{noise}.png", dpi=80)
-    plots.trade_offs({name: info["confidence"] for name, (_, info) in loaded.items()}).savefig(
+    figures.trade_offs({name: info["confidence"] for name, (_, info) in loaded.items()}).savefig(
         args.output / "trade_offs.png", dpi=80)
     print(f"{format_summary(summary)}\n\n{table.to_string()}\n\nmanifest {manifest_sha256(pairs)[:8]}, "
           f"precision {args.precision}")

@@ -1,9 +1,9 @@
-"""Three songs of the generated corpus with noise, denoised with the pretrained weights: to listen to and to look at.
+"""Samples: three songs of the generated corpus with noise, denoised with the pretrained weights.
 
     python -m benchmarks.samples [-o docs/samples] [--corpus demo/corpus]
 
-Writes for each a WAV of the noisy, the denoised and the clean excerpt (mono), and a picture of the three; prints the
-SNR before and after. The songs and the noises are of the test split, and the networks have heard no synthetic song.
+Writes for each song the noisy, denoised and clean excerpt as WAV files (mono) and a picture of the three, and prints
+the SNR before and after. Songs and noises are of the test split, and the networks were trained without synthetic songs.
 """
 
 from pathlib import Path
@@ -22,13 +22,13 @@ from common.network.checkpoints import load_weights
 from common.network.inference import inference_form
 from common.notebook import plots
 
-# Song of the test split by number, noise (whose own weights are taken), SNR in dB.
+# Number of the song in the test split, noise (which decides the weights), SNR in dB.
 SAMPLES = ((0, WHITE, 8.0), (1, "drilling", 5.0), (2, "street_music", 5.0))
 START_SECONDS, SECONDS, TEST_FOLD = 6, 3, 10
 
 
 def noise_of(name, corpus, n_samples):
-    """White noise, or the corpus's test clip of a class, looped; (1, n_samples)."""
+    """Return white noise, or the corpus's looped test clip of a class, (1, n_samples)."""
     if name == WHITE:
         return np.random.default_rng(0).standard_normal((1, n_samples))
     clip = next((corpus / f"fold{TEST_FOLD}").glob(f"*-{CLASS_NAMES.index(name)}-*.wav"))
@@ -36,10 +36,10 @@ def noise_of(name, corpus, n_samples):
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/samples"), help="folder to write to")
-    parser.add_argument("--corpus", type=Path, default=Path("demo/corpus"), help="where the corpus is or will be")
+    parser.add_argument("--corpus", type=Path, default=Path("demo/corpus"), help="folder of the corpus, made if needed")
     args = parser.parse_args()
     songs, noises = make_corpus(args.corpus)
     args.output.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
     python -m benchmarks.segment_choice --path-songs DIR --path-noises DIR --folds 1,2 --validation-folds 3 --out DIR
 
 Merges training and validation pairs, scores all training segments, and trains a mini network on `n_segments` of
-them: chosen at random (anew for every seed), or by decorrelation, diversity or both. The figure is the SNR
-improvement in dB on the validation songs. Goes on where it stopped when called again.
+them: random ones (others for every seed), or those with most decorrelation, diversity or both. The result is the SNR
+improvement in dB on the validation songs. A second call resumes where the first one stopped.
 """
 
 import logging
@@ -24,7 +24,7 @@ from common.training.loop import train
 from common.training.pair_batches import PairSource, PairValidation
 from common.training.settings import TrainSettings
 
-# Diversity weight of a choice; None: at random.
+# Diversity weight of a choice; None for a random choice.
 ARMS = {"random": None, "decorrelation": 0.0, "both": 0.5, "diversity": 1.0}
 
 
@@ -37,22 +37,23 @@ def merge(split, args, folds, n_songs, n_noises, out):
 
 
 def choice(arm, found, n_segments, seed):
-    """The segments of one arm."""
+    """Choose the segments of one arm."""
     if ARMS[arm] is None:
         return [found[i] for i in np.random.default_rng(seed).permutation(len(found))[:n_segments]]
     return choose(found, n_segments, ARMS[arm])
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
-    for flag, text in (("--path-songs", "as the mergers"), ("--path-noises", "as the mergers"),
+    for flag, text in (("--path-songs", "folder of songs"), ("--path-noises", "folder of noises, in folds"),
                        ("--folds", "noise folds for training"), ("--validation-folds", "noise folds for validation")):
         parser.add_argument(flag, required=True, help=text)
-    parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
-    for flag, default in (("--songs", 60), ("--noises-per-song", 4), ("--n-segments", 400), ("--steps", 150),
-                          ("--width", 4), ("--seeds", 3)):
-        parser.add_argument(flag, type=int, default=default)
+    parser.add_argument("--out", type=Path, required=True, help="folder for all output")
+    for flag, default, text in (("--songs", 60, "songs to merge"), ("--noises-per-song", 4, "pairs of each song"),
+                                ("--n-segments", 400, "segments to choose"), ("--steps", 150, "optimiser steps"),
+                                ("--width", 4, "width of the network"), ("--seeds", 3, "trainings of each choice")):
+        parser.add_argument(flag, type=int, default=default, help=f"number of {text}" if flag != "--width" else text)
     args = parser.parse_args()
     logging.getLogger("common.training").setLevel(logging.WARNING)
     merge("train", args, args.folds, args.songs, args.noises_per_song, args.out / "train")

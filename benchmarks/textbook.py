@@ -1,7 +1,7 @@
-"""DCUNet-20 as a textbook writes it: the baseline of the benchmarks, and a second opinion for the tests.
+"""DCUNet-20 in textbook form: the baseline of the benchmarks, and an independent reference for the tests.
 
-Four real convolutions for a complex one, real and imaginary parts in a last dimension of 2, batch norm of either
-part, concatenation. It shares the plans of rows with common.network.dcunet and nothing else.
+Four real convolutions for a complex one, real and imaginary parts in a last dimension of 2, separate batch norms of
+both parts, concatenation. It shares only the plans of rows with common.network.dcunet.
 """
 
 import torch
@@ -12,7 +12,7 @@ from common.network.dcunet import DCUNet20
 
 
 class TextbookLayer(nn.Module):
-    """(batch, channels, bins, frames, 2) in and out; the last layer ends in the bounded mask."""
+    """A layer from and to (batch, channels, bins, frames, 2). The last layer ends in the bounded mask."""
 
     def __init__(self, channels_in, channels_out, row, transposed, last=False):
         super().__init__()
@@ -60,12 +60,12 @@ class TextbookDCUNet20(nn.Module):
 
 
 def textbook_planes(planes: torch.Tensor) -> torch.Tensor:
-    """Our planes (batch, 2 * inputs, bins, frames) as the textbook's input (batch, inputs, bins, frames, 2)."""
+    """Turn our planes (batch, 2 * inputs, bins, frames) into the textbook's (batch, inputs, bins, frames, 2)."""
     return planes.unflatten(1, (-1, 2)).movedim(2, -1).contiguous()
 
 
 def textbook_copy(network: DCUNet20) -> TextbookDCUNet20:
-    """The textbook network with the weights of ours, in the same mode."""
+    """Make the textbook network with the weights of ours, in the same mode."""
     copy = TextbookDCUNet20(network.plan, network.width, network.depth_factors).to(network.mask.bias.dtype)
     ours = [*network.encoder, *network.decoder, network.mask]
     with torch.no_grad():

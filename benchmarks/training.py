@@ -1,13 +1,13 @@
-"""Training steps beside a textbook's on the same mixtures in one run, interleaved; medians.
+"""Speed of training steps, compared with a textbook implementation on the same mixtures.
 
     python -m benchmarks.training [--plan folded] [--width 16] [--batch-size 4] [--rounds 5] [--device cuda] [--compile]
         [--profile]
 
-The textbook takes four real convolutions for a complex one, PyTorch's default AdamW, and reads its loss at every step.
-Ours is the loop of common.training with its source of mixtures. Prints seconds per step, crops of 1.1 s per second,
-the share of the device's matrix-product peak that forward and backward pass need (three times the forward pass's
-complex products, each as four real ones), and the share of a step that mixing takes. `--profile` shows the costliest
-operations.
+The textbook uses four real convolutions for a complex one and PyTorch's default AdamW, and reads its loss at every
+step. Ours is the loop of common.training with its source of mixtures. Both take turns. Prints median seconds per step,
+crops of 1.1 s per second, the share of the device's matrix-product peak that forward and backward pass reach (three
+times the forward pass's complex products, with four real ones each), and the share of mixing in a step. `--profile`
+shows the costliest operations.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.inference import network_flop
 from benchmarks.textbook import textbook_copy, textbook_planes
-from benchmarks.timing import matrix_peak, seconds_of
+from benchmarks.timing import interleaved, matrix_peak, seconds_of
 from common.cli import Parser, count, run
 from common.data.pool import FULL_SCALE, SONG, Clip, Pool
 from common.network.dcunet import FOLDED, PLANS
@@ -44,7 +44,7 @@ class _Planes(nn.Module):
 
 
 def noise_pool(device: str, minutes: float = 2.0) -> Pool:
-    """A pool of random sound: one song, and two noises of each of two labels."""
+    """Make a pool of random sound: one song, and two noises of each of two labels."""
     rng, clips, n = np.random.default_rng(0), [], round(minutes * 60 * SAMPLE_RATE / 5)
     samples = (rng.standard_normal(5 * n) * 0.2 * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE).astype(np.int16)
     for k, label in enumerate((SONG, "dog_bark", "dog_bark", "siren", "siren")):
@@ -53,7 +53,7 @@ def noise_pool(device: str, minutes: float = 2.0) -> Pool:
 
 
 def textbook_step(settings, source, device):
-    """A function that makes one step of a textbook's loop; the sizes of a crop fit its network."""
+    """Return a function that makes one step of a textbook's loop. The crop's size must fit its network."""
     torch.manual_seed(0)
     model = new_model(settings)
     model.network = _Planes(textbook_copy(model.network), model.network.plan)
@@ -75,23 +75,23 @@ def textbook_step(settings, source, device):
 
 
 def our_step(settings, source, processes, compiled):
-    """A function that makes one step of common.training."""
-    state = Run(settings, processes, None)
+    """Return a function that makes one step of common.training."""
+    state = Run(settings, processes)
     if compiled:
         state.model.network.compile()
-    return lambda: train_step(state, source, processes)
+    return lambda: train_step(state, source)
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--plan", choices=PLANS, default=FOLDED)
-    parser.add_argument("--width", type=count, nargs="+", default=[16])
-    parser.add_argument("--batch-size", type=count, default=4)
-    parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--compile", action="store_true", help="also ours through torch.compile")
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--plan", choices=PLANS, default=FOLDED, help="the network's table of layers")
+    parser.add_argument("--width", type=count, nargs="+", default=[16], help="widths of the network")
+    parser.add_argument("--batch-size", type=count, default=4, help="crops in one step")
+    parser.add_argument("--rounds", type=count, default=5, help="number of steps of each loop")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to compute on")
+    parser.add_argument("--compile", action="store_true", help="also measure ours through torch.compile")
+    parser.add_argument("--profile", action="store_true", help="also show the costliest operations")
     args = parser.parse_args()
     device, peak = args.device, matrix_peak(args.device)
     source = MixtureSource(noise_pool(device), MixtureSettings("white,classes", "classes"))
@@ -107,12 +107,7 @@ def main():
                  "ours": our_step(settings, source, processes, False)}
         if args.compile:
             loops["ours, compiled"] = our_step(settings, source, processes, True)
-        times = {name: [] for name in loops}
-        for round_ in range(-1, args.rounds):
-            for name, step in loops.items():
-                seconds = seconds_of(step, device)
-                if round_ >= 0:  # the first one warms up
-                    times[name].append(seconds)
+        times = interleaved(loops, args.rounds, device)
         mixing = statistics.median(seconds_of(lambda s=settings, k=k: source.batch(
             0, k, range(s.batch_size), 95 * 512), device) for k in range(10))
         model = new_model(settings)

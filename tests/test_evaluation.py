@@ -5,7 +5,7 @@ import torch
 
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
-from common.data.pairs import find_pairs, load_test_pairs, manifest_sha256, pairs_in, segments
+from common.data.pairs import Segment, find_pairs, load_test_pairs, manifest_sha256, pairs_in, segments
 from common.denoising.files import denoise
 from common.errors import CallError, UserError
 from common.evaluation import scores as evaluation
@@ -161,12 +161,12 @@ def test_a_print_that_cannot_be_used_is_one_sentence(printed, shape, told):
 def test_every_baseline_is_called_alike(name, channels, rng):
     clean = (0.1 * np.sin(np.arange(60000) / 20) * np.ones((channels, 1))).astype(np.float32)
     noisy, noise_print = (x + 0.05 * rng.standard_normal(clean.shape).astype(np.float32) for x in (clean, 0 * clean))
-    estimate = BASELINES[name](noisy, clean, 44100, noise_print)
+    estimate = BASELINES[name](Segment(None, 0.0, 44100, noisy, clean, noise_print))
     assert estimate.shape == noisy.shape and estimate.dtype == np.float32
-    without = BASELINES[name](noisy, clean, 44100, None)
+    without = BASELINES[name](Segment(None, 0.0, 44100, noisy, clean))
     assert without is None if name in PRINTED else np.array_equal(without, estimate)
     if channels == 2 and name in PRINTED:  # each channel has its own print
-        first = BASELINES[name](noisy[:1], clean[:1], 44100, noise_print[:1])
+        first = BASELINES[name](Segment(None, 0.0, 44100, noisy[:1], clean[:1], noise_print[:1]))
         assert np.allclose(estimate[:1], first, atol=1e-6)
 
 
@@ -176,7 +176,8 @@ def test_the_wiener_baseline_has_the_networks_gain(rng):
     level = STFT().frames(torch.from_numpy(noise_print)).abs().square().mean(-1, keepdim=True)
     gain = (1 - level / spectrum.abs().square()).clamp(min=0.1)
     expected = STFT().inverse(gain * spectrum, 30000).numpy()
-    assert np.allclose(BASELINES["Wiener with a print"](noisy, noisy, 44100, noise_print), expected, atol=1e-4)
+    estimate = BASELINES["Wiener with a print"](Segment(None, 0.0, 44100, noisy, noisy, noise_print))
+    assert np.allclose(estimate, expected, atol=1e-4)
 
 
 def test_sub_folders_are_conditions(merged, tmp_path):
@@ -255,7 +256,7 @@ def test_a_long_evaluation_says_how_far_it_is(pairs, monkeypatch, caplog):
 
 
 def test_samples_run_from_least_to_most_improved(model, pairs, rows, tmp_path):
-    samples = evaluation.save_samples(model, pairs, rows, tmp_path, 3, per_pair=1)
+    samples = evaluation.save_samples(model, pairs, rows[rows.method == DENOISED], tmp_path, 3, per_pair=1)
     gains = [s["snr_improvement_db"] for s in samples]
     all_gains = rows[rows.method == DENOISED].snr_improvement_db
     assert gains == sorted(gains) and gains[0] == all_gains.min() and gains[-1] == all_gains.max()
@@ -267,8 +268,9 @@ def test_samples_run_from_least_to_most_improved(model, pairs, rows, tmp_path):
 
 
 def test_samples_by_number(model, pairs, rows, tmp_path):
+    rows = rows[rows.method == DENOISED]
     samples = evaluation.save_samples(model, pairs, rows, tmp_path, per_pair=1, indices=[2, 0])
-    segments = list(rows[rows.method == DENOISED].segment)
+    segments = list(rows.segment)
     assert [s["segment"] for s in samples] == [segments[2], segments[0]]
     with pytest.raises(CallError, match="from 0 to 3"):
         evaluation.save_samples(model, pairs, rows, tmp_path, per_pair=1, indices=[4])

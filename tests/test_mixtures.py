@@ -140,8 +140,8 @@ def test_the_noises_of_a_pair_share_no_label(pool):
 def test_a_crop_is_the_clips_own_samples_at_speed_one_and_looped(pool):
     clip = pool.clips[2]
     args = [torch.tensor([x]) for x in (clip.start, clip.length, 44990)]
-    floats = [torch.tensor([x], dtype=torch.float64) for x in (1.0, 1.0)]
-    crop = _interpolate(pool.samples, *args, *floats, 40, 40 + 2 * HALF_TAPS + 1)[0]
+    speed = torch.ones(1, dtype=torch.float64)
+    crop = _interpolate(pool.samples, *args, speed, 40, 40 + 2 * HALF_TAPS + 1)[0]
     expected = pool.samples[clip.start : clip.start + clip.length].float().roll(10)[:40]
     assert (crop - expected).abs().max() < 0.1
 
@@ -151,7 +151,7 @@ def test_played_faster_a_tone_is_higher(speed):
     t = np.arange(50000)
     samples = torch.from_numpy(np.rint(20000 * np.sin(2 * np.pi * 5000 * t / 44100)).astype(np.int16))
     y = _interpolate(samples, torch.tensor([0]), torch.tensor([50000]), torch.tensor([1000]),
-                     *(torch.tensor([x], dtype=torch.float64) for x in (speed, 1.0)), 20000, 21300)[0].numpy()
+                     torch.tensor([speed], dtype=torch.float64), 20000, 21300)[0].numpy()
     expected = 20000 * np.sin(2 * np.pi * 5000 * (1000 + speed * np.arange(20000)) / 44100)
     assert 10 * np.log10(np.mean(expected**2) / np.mean((y - expected) ** 2)) > 45
 

@@ -13,7 +13,7 @@ import merger_white
 from common.audio.writing import write_audio
 from common.data import provenance, segment_sets
 from common.errors import CallError
-from common.evaluation import frozen_set as evaluation_set
+from common.evaluation import __main__ as evaluation_set
 from common.network import checkpoints, export
 from common.network.checkpoints import save_weights
 from common.outputs import check_folders, check_outputs

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
+from benchmarks import figures
 from common.evaluation.scores import DENOISED, DO_NOTHING
 from common.notebook import plots, widgets
 
@@ -54,7 +55,7 @@ def test_distributions_and_curves_show_their_numbers():
 def test_cost_and_quality_of_each_width():
     table = pd.DataFrame({"width": [4, 8], "real_time_factor": [0.1, 0.3], "noise2noise_db": [2.0, 3.0],
                           "noise2clean_db": [float("nan"), 3.2]})
-    axes = plots.quality_against_cost(table).axes[0]
+    axes = figures.quality_against_cost(table).axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.1, 2], [0.3, 3]], [[0.3, 3.2]]]
     assert [t.get_text() for t in axes.texts] == ["width 4", "width 8"]
 
@@ -63,7 +64,7 @@ def test_panels_show_every_segment_of_a_noise():
     rows = pd.DataFrame([{"method": m, "noise": n, "segment": f"{n}{k}", "snr_db": s, "snr_improvement_db": g}
                          for k, n in enumerate(("siren", "white", "white"))
                          for m, s, g in ((DO_NOTHING, 5 + k, 0), (DENOISED, 9, 4 - 3 * k))])
-    axes = plots.improvement_panels(rows, DENOISED).axes
+    axes = figures.improvement_panels(rows, DENOISED).axes
     assert [ax.get_title() for ax in axes] == ["white: -0.50 dB, 50 % improved", "siren: +4.00 dB, 100 % improved"]
     assert axes[0].collections[0].get_offsets().tolist() == [[6, 1], [7, -2]]
 
@@ -72,14 +73,14 @@ def test_trade_offs_mark_what_was_chosen():
     rows = [{"shift": 0.0, "improvement_db": 2.0, "improved_percent": 80.0, "worse_percent": 15.0},
             {"shift": -1.0, "improvement_db": 1.9, "improved_percent": 90.0, "worse_percent": 5.0}]
     found = {"plain_db": 1.5, "plain_improved_percent": 70.0, "shift": -1.0, "improvement_db": 1.9, "trade_off": rows}
-    axes = plots.trade_offs({"white": found, "mixed": found}).axes[0]
+    axes = figures.trade_offs({"white": found, "mixed": found}).axes[0]
     curves = [line.get_xydata().tolist() for line in axes.lines]
     assert curves[:3] == [[[20, 2.0], [10, 1.9]], [[10, 1.9]], [[30, 1.5]]] and len(axes.lines) == 7
 
 
 def test_confusion_shows_the_share_of_each_row():
     table = pd.DataFrame({"class8": [3, 0], "mixed": [1, 5]}, index=["siren", "white"])
-    axes = plots.confusion(table).axes[0]
+    axes = figures.confusion(table).axes[0]
     assert [(t.get_text(), t.get_position()) for t in axes.texts] == [
         ("75", (0, 0)), ("25", (1, 0)), ("100", (1, 1))]
 

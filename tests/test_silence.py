@@ -30,7 +30,7 @@ from common.training.calibration import calibrate, measure_windows
 from common.training.loop import best_epoch, train
 from common.training.mixtures import MixtureSettings, MixtureSource, MixtureValidation
 from common.training.pair_batches import PairValidation
-from common.training.recipe import _keep_better
+from common.training.recipe import _keep_best
 from common.training.settings import TrainSettings
 
 N = SEGMENT_SAMPLES
@@ -65,7 +65,7 @@ def test_segments_without_noise_are_left_out_of_the_evaluation(pairs, model, tmp
     assert np.isfinite(summary[["improvement_db", "interval_low_db", "input_snr_db"]]).all(axis=None)
     plots.snr_distributions(rows)
     plots.improvement_bars(summary)
-    samples = save_samples(model, pairs, rows, tmp_path / "samples")
+    samples = save_samples(model, pairs, rows[rows.method == DENOISED], tmp_path / "samples")
     assert len(samples) == 3
     assert len(evaluate({}, pairs, per_pair=2, speech=False)) == 4  # of those with noise
 
@@ -167,7 +167,7 @@ def test_the_best_epoch_is_finite_if_any_is(tmp_path, rng, gains, best):
     class Validation:
         has_prints = False
 
-        def gains(self, model, part):
+        def gains(self, model, part, with_print=False):
             return [next(values)]
 
     source = MixtureSource(_pool(tmp_path / "pool", rng, _burst), MIXTURE)
@@ -192,9 +192,9 @@ def test_calibration_and_recipe_survive_silence_alone(tmp_path, rng, model):
         save_weights(model, tmp_path / f"{name}.pth", {})
     found = {"fine-tuned": (tmp_path / "tuned.pth", math.nan), "universal": (tmp_path / "universal.pth", math.nan),
              "mean": (tmp_path / "universal.pth", math.nan)}
-    assert _keep_better("rain", found, tmp_path, pairs, validation, "cpu")["kept"] == "universal"
+    assert _keep_best("rain", found, tmp_path, pairs, validation, "cpu")["kept"] == "universal"
     found["fine-tuned"] = (tmp_path / "tuned.pth", -3.0)
-    assert _keep_better("rain", found, tmp_path, pairs, validation, "cpu")["kept"] == "fine-tuned"
+    assert _keep_best("rain", found, tmp_path, pairs, validation, "cpu")["kept"] == "fine-tuned"
 
 
 def test_publish_works_on_noises_with_silence(tmp_path, rng, model, call):

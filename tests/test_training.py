@@ -1,5 +1,7 @@
 import csv
+import itertools
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +14,10 @@ from common.locks import locked
 from common.network.checkpoints import load_safely, load_weights, save_atomically
 from common.network.model import computes_bfloat16_fast
 from common.training import loop as training
-from common.training import run_state
 from common.training.loop import train
 from common.training.mixtures import MixtureSettings, pool_sources
 from common.training.pair_batches import PairSource, PairValidation
-from common.training.settings import TrainSettings
+from common.training.settings import Execution, TrainSettings
 
 MINI = {"width": 1, "epochs": 2, "steps_per_epoch": 3, "batch_size": 2, "warmup_steps": 2}
 
@@ -80,7 +81,8 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(finished, data, tm
         return source.batch(seed, step, *args)
 
     with pytest.raises(_Killed):
-        train(TrainSettings(**MINI), _Wrapped(source, batch), validation, tmp_path, checkpoint_seconds=0)
+        train(TrainSettings(**MINI), _Wrapped(source, batch), validation, tmp_path,
+              Execution(checkpoint_seconds=0))
     history = train(TrainSettings(**MINI), source, validation, tmp_path)
     folder, expected = finished
     for name in ("epoch_001.pth", "epoch_002.pth"):
@@ -148,20 +150,13 @@ def test_two_runs_into_one_folder(finished, data, tmp_path):
     assert not (tmp_path / "w" / ".lock").exists()
 
 
-def test_checkpoints_are_as_often_as_they_should(monkeypatch):
-    """Looks are few, and none is later than the pace allows."""
-    clock = [0.0]
-    monkeypatch.setattr(run_state.time, "monotonic", lambda: clock[0])
-    looks, n_looks, saved = run_state.Looks(60, 0), 0, []
-    for step in range(1, 4000):
-        clock[0] += 5 if step == 1 else 0.1  # the first step takes longer
-        if step >= looks.next:
-            save, wait = looks.decide(step)
-            looks.next, n_looks = step + wait, n_looks + 1
-            if save:
-                looks.saved = clock[0]
-                saved.append(clock[0])
-    assert np.allclose(np.diff([0, *saved]), 60, atol=1) and len(saved) == 6 and n_looks < 120
+def test_checkpoints_are_as_often_as_they_should(data, tmp_path, monkeypatch):
+    """A clock that advances by 4 s whenever it is read, 2 times a step and once more after a save."""
+    clock, saved = itertools.count(step=4), []
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(training, "save_atomically", lambda content, path: saved.append(content["step"]))
+    train(TrainSettings(**(MINI | {"epochs": 1, "steps_per_epoch": 12})), *data, tmp_path)
+    assert saved == [8, 12]  # after more than 60 s, and at the end
 
 
 def test_emulated_bfloat16_is_not_fast(monkeypatch):
@@ -226,13 +221,14 @@ def test_a_constant_rate_only_warms_up():
 def test_a_branch_goes_on_where_a_run_stands_with_a_falling_rate(data, tmp_path):
     constant = TrainSettings(**(MINI | {"schedule": "constant"}))
     train(constant, *data, tmp_path / "constant")
-    settings = TrainSettings(**(MINI | {"schedule": "linear", "epochs": 1, "steps_per_epoch": 2}))
-    history = train(settings, *data, tmp_path / "branch", branch=tmp_path / "constant")
+    settings = TrainSettings(**(MINI | {"schedule": "linear", "epochs": 1, "steps_per_epoch": 2}),
+                             branch=tmp_path / "constant")
+    history = train(settings, *data, tmp_path / "branch")
     assert [row["steps"] for row in history] == [8]  # the draws of steps 7 and 8 of the run that it left
     assert history[0]["learning_rate"] == pytest.approx(constant.learning_rate / 2)
     state = torch.load(tmp_path / "branch" / "last.ckpt", weights_only=True)
     assert {float(s["step"]) for s in state["optimizer"]["state"].values()} == {8.0}
-    assert train(settings, *data, tmp_path / "branch", branch=tmp_path / "constant") == history
+    assert train(settings, *data, tmp_path / "branch") == history
 
 
 def test_prints_are_heard_in_training_and_validated(pool_folder, tmp_path, precision):
@@ -259,16 +255,17 @@ def test_a_budget_of_minutes_is_kept_and_resumed(data, tmp_path):
 
 
 def test_fine_tuning_begins_with_the_given_weights(finished, data, tmp_path):
-    settings = TrainSettings(**(MINI | {"epochs": 1, "steps_per_epoch": 1, "learning_rate": 1e-12}))
-    train(settings, *data, tmp_path, start=finished[0] / "best.pth")
+    settings = TrainSettings(**(MINI | {"epochs": 1, "steps_per_epoch": 1, "learning_rate": 1e-12}),
+                             start=finished[0] / "best.pth")
+    train(settings, *data, tmp_path)
     before, after = (load_weights(folder / "best.pth")[0].state_dict() for folder in (finished[0], tmp_path))
     assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before if "weight" in k)
     with pytest.raises(UserError, match="start was None and is"):
-        train(TrainSettings(**MINI), *data, finished[0], start=tmp_path / "best.pth")
+        train(TrainSettings(**MINI, start=tmp_path / "best.pth"), *data, finished[0])
 
 
 def test_curves_for_tensorboard(data, tmp_path):
-    train(TrainSettings(**MINI), *data, tmp_path, tensorboard=True)
+    train(TrainSettings(**MINI), *data, tmp_path, Execution(tensorboard=True))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {"loss", "learning rate", "validation SNR improvement (dB)"} <= set(events.Tags()["scalars"])
     assert [e.step for e in events.Scalars("epoch loss")] == [3, 6]
@@ -294,7 +291,7 @@ def test_a_network_learns_from_noisy_targets_alone(tmp_path, rng):
     class Chord:
         has_prints = False
 
-        def gains(self, model, part):
+        def gains(self, model, part, with_print=False):
             t = np.arange(98 * 512) / 44100
             clean = sum(np.sin(2 * np.pi * f * t) for f in (220, 554, 1318))
             noisy = clean + 0.5 * rng.standard_normal(len(t))

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,9 +93,9 @@ def test_wrong_calls_end_with_code_2(call, flags, message):
 
 def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(mixtures, "SEGMENT_SAMPLES", 20_000)  # a slow machine too has time to validate
-    settings = TrainSettings(width=1, batch_size=2, warmup_steps=2)
+    settings = TrainSettings(width=1, batch_size=2, warmup_steps=2, minutes=0.5)
     pool = Pool.load(pool_folder)
-    rows = run_recipe(pool, tmp_path, 0.5, settings, ["white", "siren"], n_validation=2)
+    rows = run_recipe(pool, tmp_path, settings, ["white", "siren"], n_validation=2)
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert 0.25 < plan["universal_minutes"] + 2 * plan["fine_tuning_minutes"] < 0.5  # the rest goes to validations
     assert plan["universal_minutes"] == pytest.approx(2 * plan["fine_tuning_minutes"])
@@ -115,13 +116,13 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypa
         assert [row["kept"] for row in csv.DictReader(file)] == [row["kept"] for row in rows]
     epochs = [len(list((tmp_path / name).glob("epoch_*.pth"))) for name in ("universal", "white", "siren")]
     assert epochs == [8, 1, 1]
-    assert run_recipe(pool, tmp_path, 0.5, settings, ["white", "siren"], n_validation=2) == rows
+    assert run_recipe(pool, tmp_path, settings, ["white", "siren"], n_validation=2) == rows
     with pytest.raises(UserError, match=r"planned for, 0\.5 minutes for white, siren, got others"):
-        run_recipe(pool, tmp_path, 0.5, settings, ["white"], n_validation=2)
+        run_recipe(pool, tmp_path, settings, ["white"], n_validation=2)
     with pytest.raises(CallError, match=r"half of 0\.0001 minutes for training"):
-        run_recipe(pool, tmp_path / "short", 1e-4, settings, ["white"], n_validation=2)
+        run_recipe(pool, tmp_path / "short", replace(settings, minutes=1e-4), ["white"], n_validation=2)
     with pytest.raises(CallError, match="expected noises among white, air_conditioner"):
-        run_recipe(pool, tmp_path, 1, settings, ["thunder"])
+        run_recipe(pool, tmp_path, settings, ["thunder"])
     assert len(trainable(pool)) == 11
 
 

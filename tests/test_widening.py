@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -68,7 +70,7 @@ def test_deeper_factors_widen_too(narrow):
 
 
 def begun(settings, folder, start):
-    return begin(folder / "run", settings, {}, Processes(), start, None)
+    return begin(folder / "run", replace(settings, start=start), {}, Processes())
 
 
 def test_a_run_begins_with_narrower_weights(narrow, tmp_path):

@@ -1,7 +1,9 @@
 """The whole idea in one run: corpus, pairs, segments, training, evaluation, one denoised song.
 
-With --songs and --noises the same on one's own files; everything goes below one folder, and a second
-call goes on where the first one stopped.
+With --songs and --noises the run uses your own files. Everything is written below one folder, and a second call resumes
+where the first one stopped. Example:
+
+    python -m common.demo --out demo --quick
 """
 
 import logging
@@ -29,38 +31,29 @@ from common.notebook.records import read_records
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
-# Higher than for a long training: in so few steps it learns more.
-LEARNING_RATE = 3e-3
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a demo is: (songs at most, noises per song) of each split, training, segments."""
+    """The size of a demo: (songs at most, noises per song) of each split, and parameters of two notebooks."""
 
-    train: tuple[int, int]
-    validation: tuple[int, int]
-    test: tuple[int, int]
-    width: int
-    epochs: int
-    steps_per_epoch: int
-    n_train_segments: int
-    n_held_out_segments: int
+    pairs: dict[str, tuple[int, int]]
+    segments: dict[str, int]
+    training: dict[str, int]
 
 
-FULL = Size((24, 12), (4, 2), (12, 6), width=8, epochs=4, steps_per_epoch=60, n_train_segments=360,
-            n_held_out_segments=48)
-# Shows that every step runs and that something is learnt, no more.
-QUICK = Size((12, 4), (4, 2), (6, 4), width=8, epochs=3, steps_per_epoch=70, n_train_segments=40,
-             n_held_out_segments=24)
+FULL = Size({"train": (24, 12), "validation": (4, 2), "test": (12, 6)}, {"N_SEGMENTS": 360, "N_HELD_OUT": 48},
+            {"WIDTH": 8, "EPOCHS": 4, "STEPS_PER_EPOCH": 60})
+# Large enough to run every step and to learn something.
+QUICK = Size({"train": (12, 4), "validation": (4, 2), "test": (6, 4)}, {"N_SEGMENTS": 40, "N_HELD_OUT": 24},
+             {"WIDTH": 8, "EPOCHS": 3, "STEPS_PER_EPOCH": 70})
 
 
-class _NotebookLines(logging.Filter):
-    """Lets through what the notebook itself says, not what papermill says about it."""
-
-    def filter(self, record):
-        text = record.getMessage().strip()
-        return bool(text) and not text.startswith(("Executing ", "Ending Cell", "Input Notebook", "Output Notebook",
-                                                   "Working directory", "<Figure"))
+def _is_notebook_line(record):
+    """Whether papermill passes on a line of the notebook itself."""
+    text = record.getMessage().strip()
+    return bool(text) and not text.startswith(("Executing ", "Ending Cell", "Input Notebook", "Output Notebook",
+                                               "Working directory", "<Figure"))
 
 
 def _step(title):
@@ -77,7 +70,7 @@ def _merge(songs, noises, out, split, folds, n_songs, n_noises):
 
 
 def _notebook(name, out, **parameters):
-    """Run a notebook under papermill, keep the executed copy in `out`; returns what it recorded."""
+    """Run a notebook under papermill and keep the executed copy in `out`; returns its records."""
     log.info("papermill %s", name)
     executed = out / "notebooks" / Path(name).name
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +84,7 @@ def _notebook(name, out, **parameters):
 
 
 def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size: Size = FULL) -> None:
-    """Run all steps below `out` (absolute); without songs and noises on the generated corpus.
+    """Run all steps below `out` (absolute), on the generated corpus unless songs and noises are given.
 
     Raises UserError when a step fails or the trained network does not improve the test songs.
     """
@@ -100,21 +93,20 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
         songs, noises = make_corpus(out / "corpus")
     _step("pairs: every song with noises, twice in training, against the clean song in test")
     for split, folds in folds_by_split(noises).items():
-        _merge(songs, noises, out / "merged" / split, split, folds, *getattr(size, split))
+        _merge(songs, noises, out / "merged" / split, split, folds, *size.pairs[split])
     _step("segments: the best of the training pairs, evenly spread ones of the others")
     segments, merged = out / "segments", out / "merged"
     if not segments.is_dir():
-        partial = out / "segments.partial"  # a folder that may be somebody's is never wiped
+        partial = out / "segments.partial"  # the only folder that is removed
         shutil.rmtree(partial, ignore_errors=True)
         _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=partial,
-                  N_SEGMENTS=size.n_train_segments, N_HELD_OUT=size.n_held_out_segments, SKIP_START_SECONDS=0.0,
-                  SKIP_END_SECONDS=0.0, LISTEN=False)
+                  SKIP_START_SECONDS=0.0, SKIP_END_SECONDS=0.0, LISTEN=False, **size.segments)
         partial.rename(segments)
         log.info("all segments are there: %s is now %s", partial.name, segments)
-    _step("train with noisy targets only, then evaluate on songs and noises never heard before")
+    _step("train with noisy targets only, then evaluate on unknown songs and noises")
     _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
               TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples", LISTEN=False,
-              WIDTH=size.width, EPOCHS=size.epochs, STEPS_PER_EPOCH=size.steps_per_epoch, LEARNING_RATE=LEARNING_RATE)
+              **size.training)
     test = read_manifest(merged / "test" / "input")
     row = next((r for r in test if r["input_noise_class"] == WHITE), test[0])
     weights = weights_name(row["input_noise_class"])
@@ -137,21 +129,21 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
           f"notebooks as run  {out / 'notebooks'}")
     gain = float(summary[(summary.noise == "all") & (summary.method == DENOISED)].improvement_db.iloc[0])
     if not gain > 0:
-        raise UserError(f"expected the network to improve songs that it never heard, but it changed them by {gain:+.2f}"
+        raise UserError(f"expected the network to improve unknown songs, but it changed them by {gain:+.2f}"
                         " dB: give it more or longer songs, or train longer in NoiseRemover.ipynb")
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--out", default="demo", help="folder for everything the run writes")
+    parser.add_argument("--out", default="demo", help="folder for all output")
     parser.add_argument("--songs", help="folder of your own songs")
     parser.add_argument("--noises", help="folder of your own noises, in fold1, fold2, ...")
-    parser.add_argument("--quick", action="store_true", help="a smaller run, too short to learn much")
+    parser.add_argument("--quick", action="store_true", help="make a smaller run, which learns less")
     args = parser.parse_args()
     if bool(args.songs) != bool(args.noises):
         raise CallError("expected both SONGS and NOISES or neither: give the other folder too")
-    logging.getLogger("papermill").addFilter(_NotebookLines())
+    logging.getLogger("papermill").addFilter(_is_notebook_line)
     started = time.monotonic()
     given = [Path(p).absolute() if p else None for p in (args.songs, args.noises)]
     demo(Path(args.out).absolute(), *given, QUICK if args.quick else FULL)

@@ -1,7 +1,7 @@
-"""A corpus to try everything on, made in seconds instead of downloaded.
+"""A synthetic corpus to try everything on, made in seconds.
 
-Songs are MUSDB18-style stem files (five AAC streams, the mix first) in train/, validation/ and test/;
-noises have UrbanSound8K names, one of every class in each of fold1 ... fold10.
+Songs are stem files like those of MUSDB18 (five AAC streams, the mix first) in train/, validation/ and test/. Noises
+have UrbanSound8K names, one of every class in each of fold1 ... fold10.
 """
 
 import os
@@ -13,7 +13,6 @@ import joblib
 import numpy as np
 
 from common.audio.writing import write_audio
-from common.cli import Parser, run
 from common.demo import synth
 from common.seeds import stream
 
@@ -54,7 +53,7 @@ def _write_noises(folder, fold, seed):
 
 
 def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, jobs: int = -1) -> tuple[Path, Path]:
-    """Write the corpus unless it is there already; returns the folders of songs and noises."""
+    """Write the corpus unless it exists; returns the folders of songs and noises."""
     songs, noises, done = (Path(folder) / name for name in ("songs", "noises", f"corpus-{seed}-{song_seconds:g}"))
     if done.exists():
         return songs, noises
@@ -69,17 +68,3 @@ def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, j
     joblib.Parallel(n_jobs=jobs)(work)
     done.touch()
     return songs, noises
-
-
-def main():
-    """The command line."""
-    parser = Parser(__doc__)
-    parser.add_argument("folder", help="where to write songs/ and noises/")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus")
-    args = parser.parse_args()
-    songs, noises = make_corpus(args.folder, args.seed)
-    print(f"songs in {songs}, noises in {noises}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 """Synthesis of demonstration sounds: short songs of four stems, and the ten UrbanSound8K noise classes.
 
-Only for the demo and the tests; no claim is made about real music. All functions are pure: the same
-generator state gives the same samples. Audio is float32 at SAMPLE_RATE; mono (samples,) unless said.
+They serve the demo and the tests and are no model of real music. The same generator state gives the same samples.
+Audio is float32 at SAMPLE_RATE, and mono (samples,) where no shape is given.
 """
 
 from functools import lru_cache
@@ -28,7 +28,7 @@ def _filtered(audio, kind, frequency_hz, order=2):
 
 @lru_cache(maxsize=256)
 def _tone(frequency_hz, seconds, brightness, decay_s, attack_s=0.005):
-    """Harmonics up to 18 kHz whose level falls as n ** -brightness; high ones decay faster."""
+    """Make harmonics up to 18 kHz whose level falls as n ** -brightness; high ones decay faster."""
     t = _times(seconds)
     n_harmonics = max(1, min(32, int(18000 / frequency_hz)))
     # All harmonics are powers of one decaying rotation, summed as a polynomial (Horner).
@@ -77,7 +77,7 @@ def _drums(rng, n_bars, beat, length):
 
 
 def song(seed: int, seconds: float = 16.0) -> dict[str, np.ndarray]:
-    """The stems of one song, each (2, samples): a key, a tempo, a chord progression and timbres of its own."""
+    """Make the stems of one song, each (2, samples), with its own key, tempo, chord progression and timbres."""
     rng = np.random.default_rng(seed)
     beat, scale = 60 / rng.uniform(84, 138), (MAJOR, MINOR)[seed % 2]
     tonic_hz = 55 * 2 ** (rng.integers(12) / 12)
@@ -108,7 +108,7 @@ def song(seed: int, seconds: float = 16.0) -> dict[str, np.ndarray]:
 
 
 def _stereo(rng, track):
-    """Pan a track and give it an early reflection on the other side."""
+    """Pan a track and add an early reflection on the other side."""
     pan, delay = rng.uniform(0.35, 0.65), int(rng.uniform(0.008, 0.02) * SAMPLE_RATE)
     echo = np.concatenate([np.zeros(delay), track[:-delay]]) * 0.25
     stereo = np.stack([track * np.sqrt(pan) + echo * np.sqrt(1 - pan), track * np.sqrt(1 - pan) + echo * np.sqrt(pan)])
@@ -133,7 +133,7 @@ def _car_horn(rng, t):
 
 
 def _voice(rng, t, base_hz, n_calls):
-    """Calls of a voice: a gliding pulse train through two formants."""
+    """Make calls of a voice: a gliding pulse train through two formants."""
     out = np.zeros(len(t))
     for _ in range(n_calls):
         call = _times(rng.uniform(0.2, 0.6))
@@ -213,6 +213,6 @@ NOISE_MAKERS = (_air_conditioner, _car_horn, _children_playing, _dog_bark, _dril
 
 
 def noise(class_id: int, seed: int, seconds: float) -> np.ndarray:
-    """A noise of an UrbanSound8K class (0 to 9), (1, samples), with a peak of 0.7."""
+    """Make a noise of an UrbanSound8K class (0 to 9), (1, samples), with a peak of 0.7."""
     sound = NOISE_MAKERS[class_id](stream(seed, "noise", class_id), _times(seconds))
     return (0.7 * sound / np.abs(sound).max()).astype(np.float32)[None]

@@ -1,4 +1,1 @@
-"""How good an estimate is: metrics, baselines, scores with intervals, the frozen test set.
-
-`scores` evaluates models, `python -m common.evaluation` builds the test set. Nothing here knows of training.
-"""
+"""Quality of estimates: metrics, baselines, scores with intervals, and the frozen test set."""

@@ -1,6 +1,7 @@
 """Build the frozen test set: noisy and clean segments of 3.74 s in twelve conditions, and their noise prints.
 
-    python -m common.evaluation --songs DIR ... --noises DIR ... -o SET [--check benchmarks/evaluation_set.csv]
+Example:
+    python -m common.evaluation --songs songs --noises UrbanSound8K -o evaluation --check benchmarks/evaluation_set.csv
 """
 
 import logging
@@ -16,15 +17,15 @@ log = logging.getLogger(__name__)
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--songs", nargs="+", required=True, help=f"folders of songs, split into {', '.join(SPLITS)}")
-    parser.add_argument("--noises", nargs="+", required=True, help="folders with fold1 ... or with test/")
+    parser.add_argument("--songs", nargs="+", required=True, help=f"folders of songs with {', '.join(SPLITS)}")
+    parser.add_argument("--noises", nargs="+", required=True, help="folders of noises, with fold1 ... or with test/")
     parser.add_argument("-o", "--output", required=True, help="folder of the set")
-    parser.add_argument("--segments", type=count, default=100, help="of each condition")
-    parser.add_argument("--noises-per-song", type=count, default=2, help="pairs of a song")
-    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, help="which to build (default: all)")
-    parser.add_argument("--check", help="the index of a published set to compare with")
+    parser.add_argument("--segments", type=count, default=100, help="number of segments of each condition")
+    parser.add_argument("--noises-per-song", type=count, default=2, help="number of pairs made of each song")
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, help="conditions to build (default: all)")
+    parser.add_argument("--check", help="index of a published set to compare with")
     args = parser.parse_args()
     check_outputs([(Path(args.output) / INDEX, "the index")], [args.check] if args.check else [])
     with locked(args.output):

@@ -1,11 +1,9 @@
 """A frozen test set in twelve conditions: white noise, mixed noises and each UrbanSound8K class.
 
-    python -m common.evaluation --songs DIR ... --noises DIR ... -o SET [--check benchmarks/evaluation_set.csv]
-
-Test songs with test noises by the mergers' own law, one segment of 3.74 s from the middle of each pair, the same
-sources and arguments giving the same bytes. `SET`/evaluation_set.csv has a line per segment with its hashes,
-evaluation_prints.csv one per noise print (see common.evaluation.prints); --check compares them with published ones, so
-that figures are known to rest on the same audio, which may not be published.
+Test songs are mixed with test noises by the mergers' rules, and one segment of 3.74 s is cut from the middle of each
+pair. The same sources and arguments give the same bytes. evaluation_set.csv has a line for each segment with its
+hashes, evaluation_prints.csv one for each noise print. A comparison with published files shows that figures rest on
+the same audio, which itself may not be published.
 """
 
 import logging
@@ -16,7 +14,7 @@ from pathlib import Path
 
 from common.data.dataset_builder import MergeSettings, build_dataset
 from common.data.manifest import number_in, read_manifest
-from common.data.noises import WHITE_SHARE, NoiseClip, NoiseSource, parse_clip
+from common.data.noises import WHITE_SHARE, NoiseSource, parse_clip
 from common.data.packing import noise_files
 from common.data.pairs import pairs_in
 from common.data.segment_sets import save_segments
@@ -32,12 +30,12 @@ log = logging.getLogger(__name__)
 
 CONDITIONS = (WHITE, MIXED, *CLASS_NAMES)
 INDEX, PRINT_INDEX = "evaluation_set.csv", "evaluation_prints.csv"
-HASHES = ("input_sha256", "target_sha256")
-COLUMNS = ("condition", "pair_id", "song", "start_seconds", "input_noise", "input_snr_db", *HASHES)
+COLUMNS = ("condition", "pair_id", "song", "start_seconds", "input_noise", "input_snr_db", "input_sha256",
+           "target_sha256")
 
 
 def _middle(found: Sequence[Candidate]) -> list[Candidate]:
-    """One candidate of each pair."""
+    """Return the middle candidate of each pair."""
     by_pair = {}
     for candidate in found:
         by_pair.setdefault(candidate.pair.pair_id, []).append(candidate)
@@ -52,33 +50,28 @@ def _source(condition, clips):
             else NoiseSource(labelled, CLASS_NAMES.index(condition)))
 
 
-def _test_clips(folders) -> list[NoiseClip]:
-    return [parse_clip(path, 0) for folder in folders for path in noise_files(folder, "test")]
-
-
 def _short(row):
-    """A row without the file's name whose hashes have 64 bits, which are enough to tell files apart."""
+    """Drop the file's name and shorten hashes to 64 bits, which are enough to tell files apart."""
     return {c: v[:16] if c.endswith("_sha256") else v for c, v in row.items() if c != "print_file"}
 
 
 def _row(condition, row):
-    """A line of the index."""
+    """Make a line of the index from a row of a segments' manifest."""
     return {"condition": condition} | _short({c: row[c] for c in COLUMNS[1:]}) | {
         c: f"{number_in(row, c):.3f}" for c in ("input_snr_db", "start_seconds")}
 
 
 def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str | Path, n_segments: int = 100,
-          noises_per_song: int = 2, conditions: Sequence[str] = CONDITIONS, jobs: int = -1) -> list[dict]:
+          noises_per_song: int = 2, conditions: Sequence[str] = CONDITIONS) -> None:
     """Write `folder`/<condition>/{input,target,print} and the indices; finished conditions are kept.
 
-    songs, noises: folders whose test splits are taken. Returns the rows of the segments' index; that of the prints has
-    no row for a segment without a print. Raises CallError when a source is missing, UserError when a
+    songs, noises: folders whose test splits are used. Raises CallError when a source is missing, UserError when a
     condition has fewer than `n_segments` pairs.
     """
     folder = Path(folder)
     check_folders({"--output": folder}, [*songs, *noises])
     files = [path for source in songs for path in songs_for_split(source, "test")]
-    clips = _test_clips(noises)
+    clips = [parse_clip(path, 0) for source in noises for path in noise_files(source, "test")]
     roots = [os.path.commonpath([os.path.abspath(f) for f in found]) for found in (songs, noises)]
     rows, prints = [], []
     for seed, condition in enumerate(CONDITIONS):
@@ -88,8 +81,8 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
             merged = folder / "merged" / condition
             settings = MergeSettings(f"evaluation_set-{condition}", roots[0], None if condition == WHITE else roots[1],
                                      noises_per_song, split="test", iter_songs=len(files), seed=seed)
-            build_dataset(settings, _source(condition, clips), files, (merged / "input", merged / "target"), jobs)
-            found = _middle(candidates(pairs_in(merged), Cut(None, 0.0, 0.0), jobs))
+            build_dataset(settings, _source(condition, clips), files, (merged / "input", merged / "target"))
+            found = _middle(candidates(pairs_in(merged), Cut(None, 0.0, 0.0)))
             if len(found) < n_segments:
                 raise UserError(f"expected {n_segments} pairs long and loud enough for {condition}, got {len(found)}: "
                                 "raise --noises-per-song or lower --segments")
@@ -98,7 +91,7 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
         if len(found) != n_segments:
             raise UserError(f"expected {n_segments} segments in {folder / condition}, got {len(found)} of an earlier "
                             "call: use another folder")
-        shutil.rmtree(folder / "merged" / condition, ignore_errors=True)  # and nothing else that may lie there
+        shutil.rmtree(folder / "merged" / condition, ignore_errors=True)  # other files there may be the user's
         rows += found
         printed = build_prints(folder / condition, clips, roots[1])
         prints += [{"condition": condition} | _short(row) for row in printed]
@@ -107,11 +100,10 @@ def build(songs: Sequence[str | Path], noises: Sequence[str | Path], folder: str
         (folder / "merged").rmdir()
     write_csv(folder / INDEX, rows, COLUMNS)
     write_csv(folder / PRINT_INDEX, prints, ["condition", *_short(dict.fromkeys(PRINT_COLUMNS, ""))])
-    return rows
 
 
 def _compare(path, published, what):
-    """The number of lines of an index; raises UserError where their hashes are not those of a published one."""
+    """Return the number of lines of an index; raises UserError if their hashes differ from a published one's."""
     ours, theirs = ({(r["condition"], r["pair_id"]): [r[c] for c in r if c.endswith("_sha256")]
                      for r in read_rows(p, ("condition", "pair_id"))} for p in (path, published))
     different = [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]
@@ -122,7 +114,7 @@ def _compare(path, published, what):
 
 
 def check(folder: str | Path, published: str | Path) -> int:
-    """Compare a set's index with a published one, and that of its prints with the one beside it, if there is one.
+    """Compare a set's index with a published one, and that of its prints with the one in the same folder, if any.
 
     Returns the number of segments. Raises UserError if they differ.
     """

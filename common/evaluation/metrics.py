@@ -1,8 +1,8 @@
 """Objective quality of an estimate against its reference.
 
-Conventions: `reference` and `estimate` are arrays of one shape, (samples,) or (channels, samples), at
-full scale 1. SNR measures are in dB and meant for music; PESQ and STOI are speech measures, given for
-comparison with the literature, and NaN where they refuse a signal.
+Conventions: `reference` and `estimate` are arrays of one shape, (samples,) or (channels, samples), at full scale 1.
+SNR measures are in dB and meant for music. PESQ and STOI are speech measures, given for comparison with the
+literature, and NaN where they refuse a signal. All metrics raise UserError for input that validate() refuses.
 
 References: Hansen and Pellom 1998 (segmental SNR), Le Roux et al. 2019 (SI-SDR), Gray and Markel 1976 (log-spectral
 distance), ITU-T P.862 (PESQ, by the `pesq` package), Taal et al. 2011 (STOI, by the `pystoi` package).
@@ -19,9 +19,9 @@ from common.audio.reading import resample
 from common.errors import UserError
 
 PESQ_RATE = 16000
-# Segmental SNR: frames of 30 ms, every one limited to this range before averaging.
+# Segmental SNR: frames of 30 ms, each limited to this range before averaging.
 FRAME_SECONDS, FRAME_RANGE_DB = 0.03, (-10.0, 35.0)
-# Log-spectral distance: Hann frames of this many samples, powers floored so far below the reference's highest.
+# Log-spectral distance: samples of a Hann frame, and range below the reference's highest power.
 LSD_FFT, LSD_RANGE_DB = 2048, 80.0
 METRICS = ("snr_db", "segmental_snr_db", "si_sdr_db", "log_spectral_distance_db", "pesq_nb", "pesq_wb", "stoi")
 LOWER_IS_BETTER = {"log_spectral_distance_db"}
@@ -39,32 +39,29 @@ def validate(reference: np.ndarray, estimate: np.ndarray) -> None:
 
 
 def _ratio_db(signal_power, error_power):
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return 10 * np.log10(signal_power / error_power)
 
 
 def snr(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """Signal-to-noise ratio in dB: power of the reference over that of the error; inf when equal."""
+    """Signal-to-noise ratio in dB: power of the reference over that of the error; inf for equal signals."""
     validate(reference, estimate)
     reference, estimate = reference.astype(np.float64), estimate.astype(np.float64)
-    with np.errstate(divide="ignore"):
-        return float(_ratio_db(np.square(reference).sum(), np.square(reference - estimate).sum()))
+    return float(_ratio_db(np.square(reference).sum(), np.square(reference - estimate).sum()))
 
 
 def segmental_snr(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Mean over 30 ms frames of their SNR in dB, limited to -10..35 dB; frames with a silent reference are left out."""
     validate(reference, estimate)
-    n = int(FRAME_SECONDS * sample_rate)
     reference, estimate = (np.atleast_2d(x).astype(np.float64) for x in (reference, estimate))
-    n = min(n, reference.shape[-1])
+    n = min(int(FRAME_SECONDS * sample_rate), reference.shape[-1])
     whole = reference.shape[-1] // n * n
-    frames = reference[:, :whole].reshape(len(reference), -1, n)
-    errors = (reference - estimate)[:, :whole].reshape(len(reference), -1, n)
-    signal, error = np.square(frames).sum((0, 2)), np.square(errors).sum((0, 2))
-    heard = signal > 0
-    with np.errstate(divide="ignore"):
-        values = _ratio_db(signal[heard], error[heard])
-    return float(np.clip(values, *FRAME_RANGE_DB).mean()) if heard.any() else float("nan")
+    signal, error = (np.square(x[:, :whole].reshape(len(x), -1, n)).sum((0, 2))
+                     for x in (reference, reference - estimate))
+    loud = signal > 0
+    if not loud.any():
+        return float("nan")
+    return float(np.clip(_ratio_db(signal[loud], error[loud]), *FRAME_RANGE_DB).mean())
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
@@ -72,23 +69,22 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     validate(reference, estimate)
     reference, estimate = reference.astype(np.float64).ravel(), estimate.astype(np.float64).ravel()
     target = reference * (estimate @ reference) / (reference @ reference)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(_ratio_db(target @ target, np.square(estimate - target).sum()))
+    return float(_ratio_db(target @ target, np.square(estimate - target).sum()))
 
 
 def log_spectral_distance(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """Mean over frames of the RMS difference of the log power spectra in dB; 0 when equal, lower is better.
+    """Mean over frames of the RMS difference of the log power spectra in dB; 0 for equal signals, lower is better.
 
-    Powers are floored LSD_RANGE_DB below the reference's highest, frames with a reference below that are left out.
+    Powers are floored LSD_RANGE_DB below the reference's highest. Frames whose reference is below that are left out.
     """
     validate(reference, estimate)
     padding = [(0, 0)] * (reference.ndim - 1) + [(0, max(0, LSD_FFT - reference.shape[-1]))]
     powers = [np.square(np.abs(stft(np.pad(x, padding), nperseg=LSD_FFT, boundary=None, padded=False)[2]))
               for x in (reference, estimate)]
     floor = powers[0].max() * 10 ** (-LSD_RANGE_DB / 10)
-    heard = powers[0].max(axis=-2) > floor
+    loud = powers[0].max(axis=-2) > floor
     first, second = (10 * np.log10(np.maximum(p, floor)) for p in powers)
-    return float(np.sqrt(np.square(first - second).mean(axis=-2))[heard].mean())
+    return float(np.sqrt(np.square(first - second).mean(axis=-2))[loud].mean())
 
 
 def _mono(audio):
@@ -120,16 +116,14 @@ def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float
 
 
 def improvement_name(metric: str) -> str:
-    """The column of a metric's improvement: snr_db has snr_improvement_db."""
+    """Return the column of a metric's improvement: snr_improvement_db for snr_db."""
     return metric.removesuffix("_db") + "_improvement" + ("_db" if metric.endswith("_db") else "")
 
 
 def score(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, speech: bool = True) -> dict[str, float]:
-    """All METRICS of one estimate; without `speech`, PESQ and STOI (slow) are NaN."""
-    nb, wb, intelligibility = float("nan"), float("nan"), float("nan")
+    """Compute all METRICS of one estimate; without `speech`, PESQ and STOI (slow) are NaN."""
+    scores = [snr(reference, estimate), segmental_snr(reference, estimate, sample_rate), si_sdr(reference, estimate),
+              log_spectral_distance(reference, estimate)]
     if speech:
-        nb, wb = pesq_scores(reference, estimate, sample_rate)
-        intelligibility = stoi(reference, estimate, sample_rate)
-    values = (snr(reference, estimate), segmental_snr(reference, estimate, sample_rate), si_sdr(reference, estimate),
-              log_spectral_distance(reference, estimate), nb, wb, intelligibility)
-    return dict(zip(METRICS, values, strict=True))
+        scores += [*pesq_scores(reference, estimate, sample_rate), stoi(reference, estimate, sample_rate)]
+    return dict.fromkeys(METRICS, float("nan")) | dict(zip(METRICS, scores, strict=False))

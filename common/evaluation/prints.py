@@ -1,9 +1,9 @@
-"""A noise print for every segment of a set: its noise at its gain, from where the segment does not hold it.
+"""A noise print for every segment of a set: another stretch of the segment's noise, at the same gain.
 
-The print is taken from the rest of the noise's clip, or from another clip of the same recording and class, and never
-holds a sample that the segment holds. UrbanSound8K cuts slices that overlap, so that of a neighbouring slice only what
-lies beyond the segment's stretch counts. White noise is drawn anew. SET/<condition>/print/ holds the prints, named as
-their pairs, and a manifest; a segment whose recording has too little left has none.
+The print comes from the rest of the noise's clip, or from another clip of the same recording and class, and shares no
+sample with the segment. UrbanSound8K's slices of a recording overlap, so that the segment's stretch is excluded from
+neighbouring slices too. White noise is drawn anew. SET/<condition>/print/ holds the prints, named like their pairs, and
+a manifest; a segment whose recording has too little noise left has no print.
 """
 
 import os
@@ -26,17 +26,17 @@ from common.network.noise_print import TEST_PRINT_SECONDS
 from common.network.stft import SAMPLE_RATE
 from common.seeds import stream
 
-# A segment of which less noise than this is left has no print.
+# Shortest print.
 SHORTEST_SECONDS = 0.5
-# Kept between a print and what the segment holds: resampling smears a sample over a few milliseconds.
+# Distance between a print and the segment's stretch: resampling smears a sample over a few milliseconds.
 GUARD_SECONDS = 0.05
 PRINT_COLUMNS = ("pair_id", "source", "start_seconds", "seconds", "print_file", "print_sha256")
 
 
 def held_stretches(row: dict, n_samples: int) -> list[tuple[int, int]]:
-    """What a segment holds of its noise's clip, as (first, end) samples at the song's rate; two where it wraps around.
+    """Return the stretches of the noise's clip in a segment, as (first, end) samples; two where the clip wraps around.
 
-    row: of the segment's manifest; n_samples: of the clip at the song's rate.
+    row: a row of the segments' manifest; n_samples: length of the clip; both at the song's rate.
     """
     rate = int(row["sample_rate"])
     length = segment_length(rate)
@@ -48,7 +48,7 @@ def held_stretches(row: dict, n_samples: int) -> list[tuple[int, int]]:
 
 
 def longest_free(n_samples: int, held: Sequence[tuple[int, int]], guard: int) -> tuple[int, int]:
-    """The longest stretch (first, end) of `n_samples` that keeps `guard` samples away from every held one."""
+    """Return the longest stretch (first, end) of `n_samples` that is `guard` samples away from every held one."""
     free, first = [], 0
     for begin, end in [*sorted(held), (n_samples + guard, n_samples + guard)]:
         free.append((first, min(begin - guard, n_samples)))
@@ -57,7 +57,7 @@ def longest_free(n_samples: int, held: Sequence[tuple[int, int]], guard: int) ->
 
 
 def _sources(own: NoiseClip, clips: Sequence[NoiseClip]) -> list[NoiseClip]:
-    """The clip and others of its recording and class, nearest first."""
+    """Return the clip and the others of its recording and class, nearest first."""
     def distance(clip):
         occurrence, seconds = clip.place
         return occurrence != own.place[0], abs(seconds - own.place[1]), occurrence, seconds
@@ -67,9 +67,9 @@ def _sources(own: NoiseClip, clips: Sequence[NoiseClip]) -> list[NoiseClip]:
 
 
 def _stretch(row, own, clip, held):
-    """The print that a clip can give, (channels, samples) at the song's rate without gain, and its first sample.
+    """Return the longest print from a clip, (channels, samples) at the song's rate without gain, and its first sample.
 
-    It is empty where nothing is left of the clip, or only silence.
+    The print is empty where nothing of the clip is left, or only silence.
     """
     rate = int(row["sample_rate"])
     recording = with_channels(RECORDINGS.get(clip.path, rate), int(row["channels"]))
@@ -83,7 +83,7 @@ def _stretch(row, own, clip, held):
 
 
 def _longest(row, own, clips):
-    """(print, first sample, clip) of the longest print, the nearest of several as long; None where there is none."""
+    """Return (print, first sample, clip) of the longest print, from the nearest clip of several; None without any."""
     rate = int(row["sample_rate"])
     held = held_stretches(row, RECORDINGS.get(own.path, rate).shape[-1])
     best, n_best = None, round(SHORTEST_SECONDS * rate) - 1
@@ -97,10 +97,10 @@ def _longest(row, own, clips):
 
 
 def segment_print(row: dict, clips: Sequence[NoiseClip], noises: str | Path) -> tuple[np.ndarray, dict] | None:
-    """The print of a segment, (channels, samples) at SAMPLE_RATE, and its manifest's source, start_seconds and seconds.
+    """Return the print of a segment, (channels, samples) at SAMPLE_RATE, and its source, start_seconds and seconds.
 
-    row: of the segment's manifest; clips: among which others of the recording may be; noises: the folder to which the
-    manifest's noises are relative. None where no clip has a stretch of SHORTEST_SECONDS with signal.
+    row: a row of the segments' manifest; clips: all clips, to find others of the recording; noises: the folder to which
+    the manifest's noises are relative. None where no clip has a stretch of SHORTEST_SECONDS with signal.
     """
     rate = int(row["sample_rate"])
     if row["input_white_seed"]:
@@ -120,9 +120,9 @@ def segment_print(row: dict, clips: Sequence[NoiseClip], noises: str | Path) -> 
 
 
 def build_prints(condition: str | Path, clips: Sequence[NoiseClip], noises: str | Path) -> list[dict]:
-    """Write `condition`/print for the segments of `condition`/input, unless it is there; returns its manifest's rows.
+    """Write `condition`/print for the segments of `condition`/input unless it exists; returns its manifest's rows.
 
-    clips, noises: see segment_print. The rows are those of segments that have a print.
+    clips, noises: see segment_print. A segment without a print has no row.
     """
     folder = Path(condition) / PRINT_FOLDER
     if not folder.is_dir():
@@ -134,7 +134,7 @@ def build_prints(condition: str | Path, clips: Sequence[NoiseClip], noises: str 
             found = segment_print(row, clips, noises)
             if found:
                 name = row["input_file"].replace("INPUT", "PRINT", 1)
-                # As floats, since a print may pass full scale; libsndfile would write the time into such a file.
+                # Floats, since a print may pass full scale. libsndfile would write the time into such a file.
                 wavfile.write(partial / name, SAMPLE_RATE, found[0].T.astype(np.float32))
                 rows.append({"pair_id": row["pair_id"], **found[1], "print_file": name,
                              "print_sha256": file_sha256(partial / name)})

@@ -1,1 +1,1 @@
-"""What notebooks show and keep: figures, players, recorded values. Nothing here computes results."""
+"""Parts of notebooks: figures, players, recorded values."""

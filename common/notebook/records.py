@@ -1,4 +1,4 @@
-"""What a notebook needs to be a tested product: a log on the page, and results that a program can read."""
+"""A log on a notebook's page, and results that a program can read from the executed notebook."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ def log_to_page() -> None:
 
 
 def unquoted(parameter):
-    """A parameter as it was given: papermill hands tuples on as text."""
+    """Return a parameter as it was given: papermill turns tuples into text."""
     if isinstance(parameter, list):
         return [unquoted(part) for part in parameter]
     if isinstance(parameter, str) and parameter.startswith("("):
@@ -32,17 +32,16 @@ def unquoted(parameter):
 def record(**values) -> None:
     """Store named results (plain values) in the notebook's output and print them.
 
-    A notebook is JSON, which knows no NaN and no infinity: they are stored as None.
+    NaN and infinity, which JSON lacks, become None.
     """
     values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     display({MIME: values, "text/plain": "\n".join(f"{k} = {v}" for k, v in values.items())}, raw=True)
 
 
 def read_records(notebook: str | Path) -> dict:
-    """All results that an executed notebook recorded."""
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    """Return all results that an executed notebook recorded."""
     found = {}
-    for cell in cells:
+    for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             found |= output.get("data", {}).get(MIME, {})
     return found

@@ -1,14 +1,14 @@
 """Train from a shell.
 
-    python -m common.training pack SONGS NOISES -o pool         decode once what is mixed during training
+    python -m common.training pack SONGS NOISES -o pool         decode songs and noises once, to mix them in training
+    python -m common.training unpack pool.zip -o pool           the pool from its small file
     python -m common.training run pool -o Weights               train on a pool, or on a folder of merged pairs
-    python -m common.training recipe pool -o weights            a universal network and one for each noise, in minutes
-    python -m common.training publish w.pth pool -o small.pth   weights as one shares them, with their confidence
+    python -m common.training recipe pool -o weights --minutes 28    a universal network and one for each noise
     python -m common.training average a.pth b.pth -o c.pth      the mean of weights fine-tuned from one network
-    python -m common.training classify mixed.pth pool           what --model auto listens with, into the same file
+    python -m common.training publish w.pth pool -o small.pth   weights to share, with their confidence
+    python -m common.training classify mixed.pth pool           add the classifier that --model auto uses
 
-`accelerate launch --multi_gpu --num_processes N -m common.training run ...`, or torchrun, trains on several GPUs or
-machines, or with as many processes on one processor.
+Several GPUs, machines or processes: accelerate launch --multi_gpu --num_processes N -m common.training run ...
 """
 
 import argparse
@@ -21,7 +21,7 @@ from common.data.pool import INDEX, SAMPLES, Pool
 from common.errors import CallError, UserError
 from common.locks import locked
 from common.network.checkpoints import find_weights, load_safely, load_weights, save_atomically, save_weights
-from common.network.inference import choose_device
+from common.network.inference import DEVICES, choose_device
 from common.outputs import check_outputs
 from common.training.averaging import average
 from common.training.calibration import calibrate
@@ -29,38 +29,9 @@ from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, trai
 from common.training.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
 from common.training.parallel import Processes
 from common.training.recipe import format_table, run_recipe
-from common.training.settings import TrainSettings
+from common.training.settings import Execution, TrainSettings
 
 log = logging.getLogger(__name__)
-
-
-def _sources(args, device):
-    """Source and validation from a pool, or from merged pairs."""
-    data, mixture = Path(args.data), given(args, MixtureSettings)
-    if (data / INDEX).is_file():
-        return pool_sources(data, MixtureSettings(**mixture), args.n_validation, device)
-    if mixture:
-        raise CallError(f"expected a pool for {', '.join('--' + m.replace('_', '-') for m in mixture)}, but {data} is "
-                        "none: what pairs are made of was decided by the merger")
-    from common.training.pair_batches import pair_sources
-
-    return pair_sources(data / "train", data / "validation", workers=0 if device == "cpu" else 4)
-
-
-def _run(args):
-    _check_weights(Path(args.output) / BEST, [args.start])
-    # Asked for here, since every process keeps its pool on its own GPU.
-    device = Processes(choose_device(args.device)).device
-    source, validation = _sources(args, device)
-    try:
-        train(TrainSettings(**given(args, TrainSettings)), source, validation, args.output, device,
-              {"data": str(args.data)}, args.start, args.branch, tensorboard=args.tensorboard, compiled=args.compile)
-    except RuntimeError as error:
-        if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "peer")):
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(f"expected all processes to stay alive, but one of them is gone ({reason}): run the same "
-                        "command again, which goes on from the last checkpoint") from error
 
 
 def _pack(args):
@@ -69,8 +40,9 @@ def _pack(args):
 
     songs, noises = [args.songs, *args.also_songs], [args.noises, *args.also_noises]
     outputs = [(Path(args.output) / SAMPLES, "the pool"), (Path(args.output) / INDEX, "its index")]
-    check_outputs(outputs + [(args.compact, "--compact")] * bool(args.compact),
-                  [path for folder in songs + noises for path in list_audio(folder)])
+    if args.compact:
+        outputs.append((args.compact, "--compact"))
+    check_outputs(outputs, [path for folder in songs + noises for path in list_audio(folder)])
     pool = pack(songs, noises, args.output, args.jobs, args.strict)
     if args.compact:
         compact(pool, args.compact, args.megabytes, args.jobs)
@@ -83,12 +55,41 @@ def _unpack(args):
     unpack(args.file, args.output)
 
 
+def _run(args):
+    _check_weights(Path(args.output) / BEST, [args.start])
+    # Processes chooses the GPU of this process, which keeps its own pool there.
+    device = Processes(choose_device(args.device)).device
+    source, validation = _sources(args, device)
+    execution = Execution(device, args.compile, args.tensorboard)
+    try:
+        train(TrainSettings(**given(args, TrainSettings)), source, validation, args.output, execution,
+              {"data": str(args.data)})
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection closed", "peer")):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"expected all processes to stay alive, but one of them is gone ({reason}): run the same "
+                        "command again, which goes on from the last checkpoint") from error
+
+
+def _sources(args, device):
+    """Return training batches and validation from a pool, or from merged pairs."""
+    data, mixture = Path(args.data), given(args, MixtureSettings)
+    if (data / INDEX).is_file():
+        return pool_sources(data, MixtureSettings(**mixture), args.n_validation, device)
+    if mixture:
+        raise CallError(f"expected a pool for {', '.join('--' + m.replace('_', '-') for m in mixture)}, but {data} is "
+                        "none: what pairs are made of was decided by the merger")
+    from common.training.pair_batches import pair_sources
+
+    return pair_sources(data / "train", data / "validation", workers=0 if device == "cpu" else 4)
+
+
 def _recipe(args):
     device = choose_device(args.device)
     with locked(args.output):
-        rows = run_recipe(Pool.load(args.data, device), args.output, args.minutes,
-                          TrainSettings(**given(args, TrainSettings)), args.noises, args.n_validation, device,
-                          args.info, args.compile)
+        rows = run_recipe(Pool.load(args.data, device), args.output, TrainSettings(**given(args, TrainSettings)),
+                          args.noises, args.n_validation, Execution(device, args.compile), args.info)
     print(format_table(rows))
 
 
@@ -119,13 +120,13 @@ def _publish(args):
         model.confidence = None
         plain = kept = validate(model, validation)
     info |= args.info | {"noise": mixture.noise, IMPROVEMENT: kept}
-    told = ""
+    printed = ""
     if model.takes_print:
         info[IMPROVEMENT_WITH_PRINT] = validate(model, validation, with_print=True)
-        told = f", {info[IMPROVEMENT_WITH_PRINT]:+.2f} dB with noise prints"
+        printed = f", {info[IMPROVEMENT_WITH_PRINT]:+.2f} dB with noise prints"
     save_weights(model, args.output, info, half=True)
     log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published%s; %s written, %.1f MB",
-             args.n_validation, plain, kept, told, args.output, Path(args.output).stat().st_size / 1e6)
+             args.n_validation, plain, kept, printed, args.output, Path(args.output).stat().st_size / 1e6)
 
 
 def _classify(args):
@@ -139,81 +140,83 @@ def _classify(args):
 
 
 def json_object(text):
-    """A flag's JSON object; argparse names this function when it is none."""
+    """Parse a flag's JSON object; argparse names this function when the text is something else."""
     value = json.loads(text)
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a JSON object, got {text}")
     return value
 
 
+# Arguments that several commands have.
+SHARED = {
+    "model": {"help": "a .pth file, or a name from pretrained_weights"},
+    "data": {"help": "a pool"},
+    "-o --output": {"required": True, "help": "file or folder to write"},
+    "--n-validation": {"type": count, "default": 48, "help": "number of validation mixtures of 3.74 s"},
+    "--info": {"type": json_object, "default": {}, "help": "JSON object to store with the weights, for example "
+               """'{"licence": "CC BY-NC"}'"""},
+    "--device": {"choices": DEVICES, "default": "auto", "help": "device to compute on"},
+    "--compile": {"action": "store_true", "help": "run the network through torch.compile"},
+}
+
+
 def _parser():
     parser = Parser(__doc__, prog="python -m common.training")
-    commands = parser.add_subparsers(required=True, parser_class=Parser,
-                                     metavar="{pack,unpack,run,recipe,average,publish,classify}")
+    commands = parser.add_subparsers(required=True, parser_class=Parser)
 
-    def command(name, function, text):
-        made = commands.add_parser(name, description=text, help=text)
+    def command(name, function, text, *shared):
+        example = next(line for line in __doc__.splitlines() if f"common.training {name} " in line)
+        made = commands.add_parser(name, description=text, help=text, epilog="example:\n" + example)
         made.set_defaults(function=function)
-        return made.add_argument, made
+        for flags in shared:
+            made.add_argument(*flags.split(), **SHARED[flags])
+        return made
 
-    add, _ = command("pack", _pack, "decode songs and noises into a pool (half a gigabyte holds 1.6 hours of mono)")
-    add("songs", help="folder of songs, split as the mergers split it")
-    add("noises", help="folder with fold1 ... or with train/ and validation/")
-    add("-o", "--output", required=True, help="folder of the pool")
-    add("--also-songs", nargs="+", default=[], help="more such folders")
-    add("--also-noises", nargs="+", default=[], help="more such folders")
-    add("--compact", metavar="FILE", help="also write the pool as a small file for another machine")
-    add("--megabytes", type=float, default=50, help="size of that file")
-    add("--jobs", type=int, default=-1, help="processes, -1 for all cores")
-    add("--strict", action="store_true", help="a file that cannot be used ends it")
-    add, _ = command("unpack", _unpack, "a pool from its small file (needs soundfile)")
-    add("file", help="what pack --compact wrote")
-    add("-o", "--output", required=True, help="folder of the pool")
-    add, run = command("run", _run, "train one network, or go on where it stopped")
-    add("data", help="a pool, or a folder with train/ and validation/ of merged pairs")
-    add("-o", "--output", required=True, help="folder for the weights")
-    add("--start", help="weights to begin with, not wider than --width: a .pth file, or a name from pretrained_weights")
-    add("--branch", metavar="FOLDER", help="a run from whose last checkpoint to begin, as with --schedule linear after "
-        "a run with --schedule constant")
-    add("--tensorboard", action="store_true", help="also write curves for TensorBoard")
-    add_settings(run, TrainSettings)
+    pack = command("pack", _pack, "decode songs and noises into a pool (half a gigabyte holds 1.6 hours of mono)")
+    pack.add_argument("songs", help="folder of songs, split like the mergers' folder")
+    pack.add_argument("noises", help="folder with fold1 ... or with train/ and validation/")
+    pack.add_argument("-o", "--output", required=True, help="folder of the pool")
+    pack.add_argument("--also-songs", nargs="+", default=[], help="more folders of songs")
+    pack.add_argument("--also-noises", nargs="+", default=[], help="more folders of noises")
+    pack.add_argument("--compact", metavar="FILE", help="also write the pool as a small file for another machine")
+    pack.add_argument("--megabytes", type=float, default=50, help="size of that file")
+    pack.add_argument("--jobs", type=int, default=-1, help="worker processes, -1 for all cores")
+    pack.add_argument("--strict", action="store_true", help="stop at a file that cannot be used")
+    unpack = command("unpack", _unpack, "write a pool from its small file (needs soundfile)", "-o --output")
+    unpack.add_argument("file", help="file that pack --compact wrote")
+    run = command("run", _run, "train one network, or resume its training", "-o --output", "--n-validation", "--device",
+                  "--compile")
+    run.add_argument("data", help="a pool, or a folder with train/ and validation/ of merged pairs")
+    run.add_argument("--start", metavar="WEIGHTS", help="weights to fine-tune, not wider than --width: a .pth file, or "
+                     "a name from pretrained_weights")
+    run.add_argument("--branch", metavar="FOLDER", help="run to continue in another folder, from its last checkpoint, "
+                     "as with --schedule linear after --schedule constant")
+    run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
+    add_settings(run, TrainSettings, ("start", "branch"))
     add_settings(run, MixtureSettings)
-    add, recipe = command("recipe", _recipe, "weights for all noises within a budget of time")
-    add("data", help="a pool")
-    add("-o", "--output", required=True, help="folder for the weights and the table")
-    add("--minutes", type=float, required=True, help="the budget; call again to go on after a stop")
-    add("--noises", nargs="*", help="which to fine-tune for (default: white and all classes of the pool)")
-    add_settings(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch"))
-    add, _ = command("average", _average, "the mean of weights that were fine-tuned from one network")
-    add("models", nargs="+", help=".pth files, or names from pretrained_weights; one given twice counts twice")
-    add("-o", "--output", required=True, help="the .pth file to write")
-    add, published = command("publish", _publish, "weights as one shares them: in 16 bits, with confidence and a score")
-    add("model", help="a .pth file, or a name from pretrained_weights")
-    add("data", help="a pool, of which the validation split is heard")
-    add("-o", "--output", required=True, help="the .pth file to write")
-    add("--calibration-pairs", type=int, default=400, help="noisy pairs that tell how far the noise estimate is to be "
-        "believed; 0: always and wholly")
-    add("--prior", metavar="WEIGHTS", help="published weights from whose confidence to begin: those for all "
-        "noises, where one noise has few pairs")
-    add_settings(published, MixtureSettings, ("clean_target", "song_speed"))
-    add, classified = command("classify", _classify, "a classifier of noises for universal weights (--model auto)")
-    add("model", help="a .pth file, or a name from pretrained_weights")
-    add("data", help="a pool")
-    add("--n-per-label", type=count, default=100, help="windows of each noise to learn from")
-    for made in (recipe, published):
-        made.add_argument("--info", type=json_object, default={}, help="stored with the weights, as "
-                          """'{"licence": "CC BY-NC"}'""")
-    for made in (run, recipe, published):
-        made.add_argument("--n-validation", type=count, default=48, help="mixtures of 3.74 s that measure")
-    for made in (run, recipe, published, classified):
-        made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
-    for made in (run, recipe):
-        made.add_argument("--compile", action="store_true", help="through torch.compile")
+    recipe = command("recipe", _recipe, "train weights for all noises within a budget of time", "data", "-o --output",
+                     "--n-validation", "--info", "--device", "--compile")
+    recipe.add_argument("--minutes", type=float, required=True, help="the budget; a second call resumes the training")
+    recipe.add_argument("--noises", nargs="*", help="noises to fine-tune for (default: white and the pool's classes)")
+    add_settings(recipe, TrainSettings, ("minutes", "epochs", "steps_per_epoch", "start", "branch"))
+    average = command("average", _average, "write the mean of weights fine-tuned from one network", "-o --output")
+    average.add_argument("models", nargs="+", help="weights, each a .pth file or a name from pretrained_weights; one "
+                         "given twice counts twice")
+    publish = command("publish", _publish, "write weights to share: in 16 bits, with their confidence and score",
+                      "model", "data", "-o --output", "--n-validation", "--info", "--device")
+    publish.add_argument("--calibration-pairs", type=int, default=400, help="noisy pairs that decide how much of the "
+                         "noise estimate is removed; 0: all of it, always")
+    publish.add_argument("--prior", metavar="WEIGHTS", help="published weights whose confidence is the starting point: "
+                         "those for all noises, where one noise has few pairs")
+    add_settings(publish, MixtureSettings, ("clean_target", "song_speed"))
+    classify = command("classify", _classify, "add a classifier of noises to universal weights, for --model auto",
+                       "model", "data", "--device")
+    classify.add_argument("--n-per-label", type=count, default=100, help="windows of each noise to learn from")
     return parser
 
 
 def main():
-    """The command line."""
+    """Run the command line."""
     args = _parser().parse_args()
     args.function(args)
 

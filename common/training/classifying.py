@@ -1,4 +1,4 @@
-"""Training the classifier of noises with which `--model auto` chooses weights (common.denoising.auto)."""
+"""Training the classifier of noises that `--model auto` uses to choose weights (common.denoising.auto)."""
 
 import torch
 from torch.nn import functional as F
@@ -8,25 +8,25 @@ from common.denoising.auto import LABELS, NoiseClassifier, noise_features
 from common.network.confidence import WINDOW_SAMPLES
 from common.network.model import Denoiser, autocast
 from common.seeds import number
+from common.training.calibration import BATCH_SIZE, minimise
 from common.training.mixtures import MixtureSettings, MixtureSource
 
-# Of the squared weights of the standardised features, beside the mean cross-entropy.
+# Penalty on the squared weights of the standardised features, against the mean cross-entropy.
 REGULARISATION = 1e-3
-BATCH_SIZE = 4
-# Noises are learned at about their own speed: which they are lies in it.
+# Noises keep about their own speed, since it tells them apart.
 NOISE_SPEED = 0.9, 1.1
+SNR_DB = 0.0, 25.0
 
 
-def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int, snr_db: tuple[float, float] = (0.0, 25.0),
-                   seed: int = 1) -> NoiseClassifier:
-    """Train on `n_per_label` windows of training songs with each noise, by L-BFGS."""
+def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int) -> NoiseClassifier:
+    """Train on `n_per_label` windows of training songs with each noise."""
     features, labels = [], []
     for k, label in enumerate(LABELS):
-        source = MixtureSource(pool, MixtureSettings(label, snr_db=snr_db, noise_speed=NOISE_SPEED))
+        source = MixtureSource(pool, MixtureSettings(label, snr_db=SNR_DB, noise_speed=NOISE_SPEED))
         for first in range(0, n_per_label, BATCH_SIZE):
-            rows = range(first, min(n_per_label, first + BATCH_SIZE))
+            rows = range(n_per_label)[first : first + BATCH_SIZE]
             with autocast(model.device):
-                noisy = source.batch(number(seed, "classifier"), 0, rows, WINDOW_SAMPLES)[0]
+                noisy = source.batch(number(1, "classifier"), 0, rows, WINDOW_SAMPLES)[0]
                 features.append(noise_features(model, noisy))
         labels += [k] * n_per_label
     return _fit(torch.cat(features).double(), torch.tensor(labels))
@@ -36,13 +36,9 @@ def _fit(features, labels):
     centre, scale = features.mean(0), features.std(0).clamp_min(1e-3)
     weight = torch.zeros(len(centre), len(LABELS), dtype=torch.float64, requires_grad=True)
     offset = torch.zeros(len(LABELS), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, offset], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss():
-        optimizer.zero_grad()
         logits = NoiseClassifier(centre, scale, weight, offset).logits(features)
-        value = F.cross_entropy(logits, labels) + REGULARISATION * weight.square().sum()
-        value.backward()
-        return value
-    optimizer.step(loss)
+        return F.cross_entropy(logits, labels) + REGULARISATION * weight.square().sum()
+    minimise(loss, [weight, offset])
     return NoiseClassifier(*(x.detach().float() for x in (centre, scale, weight, offset)))

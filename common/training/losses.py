@@ -1,22 +1,20 @@
 """Training losses that are consistent with noisy targets.
 
-Noise2Noise needs a loss whose minimum is the *mean* of the targets (Lehtinen et al. 2018, section 2):
-squared errors qualify, absolute errors, which find the median, do not. `sdr` and `spectrum_l2` are
-squared errors; the first weights each crop by its total error, which over tens of thousands of samples
-hardly moves the minimum. `weighted_sdr` is made of cosines: they point to the mean of the targets, and
-its level is tied only by the interplay of the two terms.
+Noise2Noise needs a loss whose minimum is the *mean* of the targets (Lehtinen et al. 2018, section 2). Squared errors
+qualify; absolute errors, whose minimum is the median, do not. `sdr` and `spectrum_l2` are squared errors; `sdr` weights
+each crop by its total error, which over tens of thousands of samples hardly moves the minimum. `weighted_sdr` consists
+of cosines: they point to the mean of the targets, and only the balance of the two terms fixes the level.
 
-`sdr` is the one to take. At equal steps on the same noisy mixtures (width 4, 250 steps of 4 crops at 3e-3, real
-songs and noises, 96 validation mixtures) it improved the SNR by +0.02 and +0.15 dB (two seeds) where `spectrum_l2`
-still stood at -1.37 dB and `weighted_sdr` at -2.15 dB (one seed each). Its logarithm weights every crop by what is
-left to gain, so that quiet noises count as much as loud ones; a plain squared error is ruled by the noisiest crops,
-and the cosines' gradient fades as they near 1, though at 20 dB of SNR a cosine is 0.995 already.
+Use `sdr`. At equal steps on the same noisy mixtures (width 4, 250 steps of 4 crops at 3e-3, real songs and noises,
+96 validation mixtures) it improved the SNR by +0.02 and +0.15 dB (two seeds); `spectrum_l2` reached -1.37 dB and
+`weighted_sdr` -2.15 dB (one seed each). The logarithm gives quiet noises as much weight as loud ones. The noisiest
+crops dominate a plain squared error, and the cosines' gradient fades near 1 (at 20 dB of SNR a cosine is 0.995).
 
-A noisy target weakens it unevenly: a crop's gradient falls with the target's noise over the estimate's error, so that
-a clean input with a noisy target teaches next to nothing, and the network learns to take too much from songs that are
-hardly noisy. A target whose SNR follows the input's (MixtureSettings.target_snr_offset_db) evens that out: at the same
-width, steps and seed (offsets of 0 dB) it cost 0.8 dB above 19 dB of input SNR, where targets at random SNRs cost 2.2
-dB, gained less below 12 dB (+0.4 for +1.0) and ended at +0.14 dB for +0.02.
+A noisy target weakens the loss unevenly: the gradient of a crop falls with the ratio of the target's noise to the
+estimate's error. A clean input with a noisy target teaches almost nothing, and the network removes too much from songs
+with little noise. Targets whose SNR follows the input's (MixtureSettings.target_snr_offset_db) reduce that. At the same
+width, steps and seed, an offset of 0 dB cost 0.8 dB above 19 dB of input SNR, random target SNRs cost 2.2 dB; below
+12 dB the gain was +0.4 against +1.0 dB, over all mixtures +0.14 against +0.02 dB.
 
 Shapes: waveforms (batch, samples); the result is a scalar, lower is better.
 """
@@ -27,8 +25,8 @@ EPSILON = 1e-8
 
 
 def sdr_loss(estimate: torch.Tensor, target: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-    """Negative signal-to-distortion ratio in dB, 10 log10(|estimate - target|^2 / |target|^2)."""
-    del noisy  # every loss is called alike
+    """Negative signal-to-distortion ratio in dB: 10 log10(|estimate - target|^2 / |target|^2)."""
+    del noisy  # all losses have the same arguments
     error = (estimate - target).square().mean(-1)
     return 10 * torch.log10((error + EPSILON) / (target.square().mean(-1) + EPSILON)).mean()
 

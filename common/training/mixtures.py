@@ -1,7 +1,7 @@
-"""Noise2Noise pairs mixed on the fly: a crop of a song with two independent noises, drawn from a pool.
+"""Noise2Noise pairs mixed during training: a crop of a song with two independent noises, drawn from a pool.
 
-What a row of a batch holds is decided on the host by (seed, step, row) alone, so that a restart repeats it and any
-number of processes share the rows out; the samples are then gathered and mixed where the pool lies.
+(seed, step, row) alone decide the content of a row, so that a resumed run repeats it and several processes can share a
+batch. The draws are made on the host; the samples are gathered and mixed on the pool's device.
 """
 
 import math
@@ -22,47 +22,43 @@ from common.network.noise_print import LEAST_PRINT_SECONDS, TEST_PRINT_SECONDS, 
 from common.network.stft import SAMPLE_RATE, SEGMENT_SAMPLES
 from common.seeds import stream
 
-# Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises up to some 4 kHz.
-# Below 20 Hz, which nobody hears, nothing grows any further.
+# Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises up to about 4 kHz.
+# The density is constant below 20 Hz, which is inaudible.
 SPECTRA = {
     "white": torch.ones_like,
     "pink": lambda f: 1 / f.clamp(min=20),
     "brown": lambda f: 1 / f.clamp(min=20).square(),
     "hiss": lambda f: f.square() / (f.square() + 4000**2),
 }
-HUM = "hum"  # harmonics of the mains
+HUM = "hum"  # harmonics of the mains frequency
 SYNTHETIC = (*SPECTRA, HUM)
 MAINS_HZ, HUM_HARMONICS = (50.0, 60.0), 12
 CLASSES, OTHER = "classes", "other"
-# What "mixed" stands for: each UrbanSound8K class as often as any other noise alone, and white a fifth of all.
+# The meaning of "mixed": 3/5 UrbanSound8K classes, 1/5 other recorded noises, 1/5 white noise.
 MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
-# 30 dB under the song's level there is little to learn: such a crop is drawn again, so many times.
+# Power of a crop, relative to its song's, below which there is little to learn; and the number of draws to avoid it.
 QUIET, MAX_DRAWS = 1e-3, 10
-# A print takes at most this share of a clip, and the mixture's noise the rest.
+# Largest share of a clip that is kept for its noise print. The mixture uses the rest.
 PRINT_SHARE_OF_CLIP = 1 / 3
-# Interpolation: taps of the windowed sinc on either side.
+# Taps of the interpolating sinc on either side.
 HALF_TAPS = 4
 
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """How pairs are mixed; saved with a run.
+    """Settings that decide how pairs are mixed. They are saved with a run.
 
-    noise, target_noise: what the input's and the target's noise are drawn from: names with weights, as
-    "white:2,siren,hum:0.5". A name is white, pink, brown, hiss, hum, a label of the pool, `classes` (all
-    UrbanSound8K classes evenly), `other` (all other labels evenly) or `mixed` (MIXED_NOISES). The two noises of a
-    pair never have a label or a recording in common, synthetic ones apart, which are drawn anew. snr_db: range for
-    either member, of a clip's whole level against the song's. target_snr_offset_db: the range in which the target's SNR
-    lies above the input's (common.training.losses says what for); None: the target's SNR is drawn on its own.
-    print_share: the share of the rows that come with a noise print, another stretch of the input's noise at the same
-    level. print_seconds: the range of its length. song_speed, noise_speed: ranges of the factor by which a clip is
-    played faster; for noises it also moves up the band of what was recorded at low rates. clean_target: Noise2Clean on
-    the same draws, for comparison.
+    noise, target_noise: names with weights, as "white:2,siren,hum:0.5". A name is white, pink, brown, hiss, hum, a
+    label of the pool, `classes` (all UrbanSound8K classes evenly), `other` (all other labels evenly) or `mixed`
+    (MIXED_NOISES). The two recorded noises of a pair share neither label nor recording. snr_db: of a clip's whole level
+    against the song's. target_snr_offset_db: None draws the target's SNR from snr_db too (common.training.losses
+    compares both). A noise print is another stretch of the input's noise at the same level. The speed of a noise also
+    moves up the band of recordings with low sample rates.
     """
 
     noise: str = setting(
-        MIXED, "noises of the input: names with weights, as white:2,siren; mixed stands for everything")
-    target_noise: str = setting(MIXED, "noises of the target, as --noise")
+        MIXED, "noises of the input: names with weights, as white:2,siren; mixed means all noises")
+    target_noise: str = setting(MIXED, "noises of the target, in the form of --noise")
     snr_db: tuple[float, float] = setting((-3.0, 27.0), "range of the SNR of input and target, in dB")
     target_snr_offset_db: tuple[float, float] | None = setting(
         (-5.0, 5.0), "range of the target's SNR above the input's, in dB")
@@ -83,21 +79,14 @@ class MixtureSettings:
             raise CallError(f"expected print_seconds of at least {LEAST_PRINT_SECONDS}, got {self.print_seconds[0]:g}")
 
 
-def _members(name, labels):
-    """The single noises that a name stands for, with shares that sum to 1."""
-    if name == MIXED:
-        return parse_noises(MIXED_NOISES, labels)
-    groups = {CLASSES: [x for x in labels if x in CLASS_NAMES], OTHER: [x for x in labels if x not in CLASS_NAMES]}
-    members = groups.get(name, [name])
-    return {member: 1 / len(members) for member in members}
-
-
 def parse_noises(text: str, labels: Sequence[str]) -> dict[str, float]:
-    """Shares, which sum to 1, of single noises as in MixtureSettings; raises CallError for an unknown name."""
+    """Return the shares, which sum to 1, of single noises; raises CallError for an unknown name or a wrong weight."""
+    groups = {CLASSES: [x for x in labels if x in CLASS_NAMES], OTHER: [x for x in labels if x not in CLASS_NAMES]}
     shares = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition(":")
-        members = _members(name, labels)
+        group = groups.get(name, [name])
+        members = parse_noises(MIXED_NOISES, labels) if name == MIXED else dict.fromkeys(group, 1 / max(1, len(group)))
         if not set(members) <= {*SYNTHETIC, *labels}:
             raise CallError(f"expected noises among {', '.join((*SYNTHETIC, CLASSES, OTHER, MIXED, *labels))}, got "
                             f"{name!r}")
@@ -117,10 +106,9 @@ def parse_noises(text: str, labels: Sequence[str]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Part:
-    """One crop: where, how fast, how loud.
+    """One crop of a clip, or, with `clip` None, of the synthetic noise of this `label` and `seed`.
 
-    It is cut from `length` samples of the clip, from `begin` on, which are looped; the crop starts `offset` samples
-    after `begin`. `clip` None: a synthetic noise of this `label` from `seed`, from its sample `offset` on.
+    The clip's samples from `begin` to `begin + length` are looped, and the crop starts `offset` samples after `begin`.
     """
 
     label: str
@@ -138,8 +126,7 @@ class _Part:
         return self.clip.name if self.clip else self.label
 
     def print(self, n_samples):
-        """The same noise at the same level where a crop of `n_samples` does not hear it; None where too little is left.
-        """
+        """Return the same noise at the same level outside of a crop of `n_samples`; None where too little is left."""
         if self.clip is None:
             return replace(self, offset=n_samples)
         begin = 0 if self.begin else self.length
@@ -153,7 +140,7 @@ class MixtureSource:
     """Batches of mixtures of one split of a pool."""
 
     def __init__(self, pool: Pool, settings: MixtureSettings, split: str = "train"):
-        self.pool, self.mixture, self.split = pool, settings, split
+        self.pool, self.mixture, self.split, self.clean_target = pool, settings, split, settings.clean_target
         self.songs = pool.select(split, songs=True)
         self._by_label = {}
         for clip in pool.clips:
@@ -165,43 +152,39 @@ class MixtureSource:
         if len(second) == 1 and set(second) <= set(first) - set(SYNTHETIC):
             raise CallError("expected a target noise of another label than the input's, got "
                             f"{settings.target_noise!r} for {settings.noise!r}: set target_noise to mixed")
-        self._powers = [[pool.block_powers(clip, c) for c in range(clip.channels)] for clip in self.songs]
-
-    @property
-    def clean_target(self) -> bool:
-        """Whether the targets hold no noise."""
-        return self.mixture.clean_target
+        for clip in self.songs:
+            for channel in range(clip.channels):
+                pool.block_powers(clip, channel)  # the pool keeps them; a step need not wait for the device then
 
     def heard(self) -> tuple[set[str], set[str]]:
-        """The names of the songs and of the noise recordings."""
+        """Return the names of the songs and of the noise recordings."""
         noises = (clip for clips in self._by_label.values() for clip in clips)
         return {clip.name for clip in self.songs}, {clip.recording for clip in noises}
 
     def settings(self) -> dict:
-        """What decides the batches besides seed and step, as plain values."""
+        """Return everything that decides the batches besides seed and step, as plain values."""
         return {"pool_sha256": self.pool.sha256(), "split": self.split, "songs": len(self.songs),
                 "noises": sum(map(len, self._by_label.values())), **asdict(self.mixture)}
 
     def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets of these rows, each (len(rows), n_samples) float32, where the pool lies."""
+        """Return inputs and targets of these rows, each (len(rows), n_samples) float32, on the pool's device."""
         drawn = [self._draw(seed, step, row, n_samples) for row in rows]
         song, first, second = (self._render([parts[k] for parts in drawn], n_samples) for k in range(3))
-        return song + first, song if self.mixture.clean_target else song + second
+        return song + first, song if self.clean_target else song + second
 
     def prints(self, seed: int, step: int, rows: range, n_samples: int) -> torch.Tensor:
-        """The noise prints of batch()'s inputs, (len(rows), samples) float32; zeros for a row without one."""
+        """Return the noise prints of batch()'s inputs, (len(rows), samples) float32; zeros for a row without one."""
         low, high = self.mixture.print_seconds
         n_print = int(SAMPLE_RATE * stream(seed, f"{self.split} print length", step).uniform(low, high))
-        parts = [self._draw(seed, step, row, n_samples)[3] for row in rows]
-        return self._render(parts, n_print)
+        return self._render([self._draw(seed, step, row, n_samples)[3] for row in rows], n_print)
 
     def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
-        """What the rows of a batch were made of."""
+        """Return the names of song, input noise and target noise of each row."""
         return [f"{song.name} + {first.name} / {second.name}" for song, first, second, _ in
                 (self._draw(seed, step, row, n_samples) for row in rows)]
 
     def _draw(self, seed, step, row, n_samples):
-        """Song, input noise, target noise and the input noise's print or None."""
+        """Draw song, input noise and target noise, and the input noise's print or None."""
         rng = stream(seed, f"{self.split} mixtures", step, row)
         song = self._draw_song(rng, n_samples)
         snr_db = rng.uniform(*self.mixture.snr_db)
@@ -212,13 +195,13 @@ class MixtureSource:
         return song, first, second, first.print(n_samples) if rng.random() < self.mixture.print_share else None
 
     def _draw_song(self, rng, n_samples):
-        """A crop at an RMS of 1 for the whole clip; every song is as likely as any other, however long it is."""
+        """Draw a crop, at an RMS of 1 for the whole clip. All songs are equally likely, long or short."""
         gain = rng.choice([-1.0, 1.0])
         for _ in range(MAX_DRAWS):
-            number = rng.integers(len(self.songs))
-            clip = self.songs[number]
+            clip = self.songs[rng.integers(len(self.songs))]
             part = self._draw_crop(rng, clip, gain / clip.rms, self.mixture.song_speed, n_samples)
-            powers = self._powers[number][part.channel]  # of the blocks that lie wholly in the crop, at least one
+            powers = self.pool.block_powers(clip, part.channel)
+            # The blocks that lie wholly in the crop, at least one.
             first = min(-(-part.offset // POWER_BLOCK), len(powers) - 1)
             end = int(part.offset + n_samples * part.speed) // POWER_BLOCK
             if powers[first : max(end, first + 1)].mean() > QUIET * clip.rms**2:
@@ -226,7 +209,7 @@ class MixtureSource:
         return part
 
     def _draw_noise(self, rng, shares, snr_db, n_samples, other):
-        """A noise at its SNR against a song of RMS 1; with neither label nor recording of the noise `other`."""
+        """Draw a noise at its SNR against a song of RMS 1, with neither label nor recording of the noise `other`."""
         gain = 10 ** (-snr_db / 20)
         not_label, not_recording = (other.label, other.clip.recording) if other and other.clip else (None, None)
         names = [name for name in shares if name != not_label]
@@ -245,17 +228,17 @@ class MixtureSource:
 
     @staticmethod
     def _draw_crop(rng, clip, gain, speed_range, n_samples, n_print=0):
-        """A crop of a clip; the clip's first or last samples, enough for a print of `n_print`, are left out of it."""
+        """Draw a crop of a clip that leaves out its first or last samples, enough for a print of `n_print` samples."""
         speed = float(np.exp(rng.uniform(*np.log(speed_range))))
         n_kept = min(int(n_print * speed), int(clip.length * PRINT_SHARE_OF_CLIP))
         length = clip.length - n_kept
         begin = n_kept if rng.random() < 0.5 else 0
-        free = length - n_samples * speed  # a shorter stretch is looped, from anywhere
+        free = length - n_samples * speed  # a stretch that is too short is looped, from any sample on
         offset = int(rng.integers(max(1, int(free if free > 0 else length))))
         return _Part(clip.label, gain, clip, int(rng.integers(clip.channels)), begin, length, offset, speed)
 
     def _render(self, parts, n_samples):
-        """The crops of a batch, (len(parts), n_samples); zeros for a part that is None."""
+        """Return the crops of a batch, (len(parts), n_samples); zeros for a part that is None."""
         device = self.pool.samples.device
         out = torch.zeros(len(parts), n_samples, device=device)
         for i, part in enumerate(parts):
@@ -268,24 +251,26 @@ class MixtureSource:
             places = torch.tensor([[p.clip.start + p.channel * p.clip.length + p.begin, p.length, p.offset]
                                    for p in found])
             floats = torch.tensor([[p.speed, p.gain / FULL_SCALE] for p in found], dtype=torch.float64)
-            crops = _interpolate(self.pool.samples, *_to(places, device).T, *_to(floats, device).T, n_samples,
-                                 int(n_samples * max(p.speed for p in found)) + 2 * HALF_TAPS + 1)
-            out.index_copy_(0, _to(torch.tensor(real), device), crops)
+            speed, gain = _to(floats, device).T
+            n_read = int(n_samples * max(p.speed for p in found)) + 2 * HALF_TAPS + 1
+            crops = _interpolate(self.pool.samples, *_to(places, device).T, speed, n_samples, n_read)
+            out.index_copy_(0, _to(torch.tensor(real), device), crops.mul_(gain[:, None].float()))
         return out
 
 
 def _to(tensor, device):
-    """To the device without waiting for it."""
+    """Move a tensor to the device without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _interpolate(samples, start, length, first, speed, gain, n, n_read):
-    """Crops (rows, n) of looped stretches samples[start : start + length] from `first` on.
+def _interpolate(samples, start, length, first, speed, n, n_read):
+    """Return crops (rows, n), `speed` times faster, of the looped stretches samples[start : start + length].
 
-    By a Hann-windowed sinc: at a distance d from a sample its weight is sin(pi d) / (pi d) times the window. sin(pi d)
-    has one magnitude at all samples, which the division by the sum of weights takes out: signs that alternate are left.
-    Nothing is band-limited before it is played faster: at most the top 6 % of a song's band fold back, in input and
-    target alike, and a noise may be any noise. n_read: samples that the longest crop spans.
+    Each crop begins `first` samples after its start; n_read: samples that the longest crop spans. At a distance d from
+    a sample the weight is a Hann-windowed sinc, sin(pi d) / (pi d) times the window. |sin(pi d)| is the same at all
+    samples and cancels in the division by the sum of weights, so that only its alternating sign is computed. No filter
+    limits the band of a faster crop: at most the top 6 % of a song's band are aliased, in input and target alike, and
+    an aliased noise is still a noise.
     """
     steps = torch.arange(1 - HALF_TAPS, n_read + 1 - HALF_TAPS, device=samples.device)
     read = samples[start[:, None] + (first[:, None] + steps) % length[:, None]].float()
@@ -301,13 +286,13 @@ def _interpolate(samples, start, length, first, speed, gain, n, n_read):
         weight = window.mul_((-1) ** tap).div_(fraction - tap)
         total.addcmul_(read.gather(1, whole + (tap + HALF_TAPS - 1)), weight)
         norm += weight
-    return total.div_(norm).mul_(gain[:, None].float())
+    return total.div_(norm)
 
 
 def synthetic(name: str, seed: int, n_samples: int, device: str | torch.device = "cpu") -> torch.Tensor:
-    """A synthetic noise at SAMPLE_RATE of unit RMS (in expectation), (n_samples,), one of SYNTHETIC.
+    """Make a noise of SYNTHETIC at SAMPLE_RATE with an expected RMS of 1, (n_samples,).
 
-    The same seed gives the same noise on one kind of device; generators of processors and GPUs differ.
+    Processors and GPUs give different noises for one seed.
     """
     generator = torch.Generator(device).manual_seed(seed)
     if name == HUM:
@@ -321,7 +306,7 @@ def synthetic(name: str, seed: int, n_samples: int, device: str | torch.device =
 
 
 def _hum(generator, n_samples, device):
-    """Harmonics of 50 or 60 Hz, falling by about 1/n with random strengths and phases."""
+    """Make harmonics of 50 or 60 Hz with random phases; their random strengths fall by about 1/n."""
     random = torch.rand(3, HUM_HARMONICS, generator=generator, device=device)
     mains = torch.where(random[2, 0] < 0.5, *MAINS_HZ)
     n = torch.arange(1, HUM_HARMONICS + 1, device=device)
@@ -332,58 +317,50 @@ def _hum(generator, n_samples, device):
 
 
 class MixtureValidation:
-    """Mixtures that are drawn once and for all, with the clean crops they were made of.
+    """`n` mixtures of `n_samples` that are always the same, measured against their clean songs.
 
-    The clean crop is used for nothing but measuring. n: mixtures; n_samples: of each.
+    has_prints: whether gains() can give the model noise prints.
     """
 
-    def __init__(self, source: MixtureSource, n: int, n_samples: int, seed: int = 0, batch_size: int = 8):
-        self.source, self.n, self.n_samples, self.seed, self.batch_size = source, n, n_samples, seed, batch_size
-
-    def heard(self) -> tuple[set[str], set[str]]:
-        """The names of the songs and of the noise recordings."""
-        return self.source.heard()
-
-    @property
-    def has_prints(self) -> bool:
-        """Whether gains() can give the model noise prints."""
-        return self.source.mixture.print_share > 0
+    def __init__(self, source: MixtureSource, n: int, n_samples: int, batch_size: int = 8):
+        self.source, self.n, self.n_samples, self.batch_size = source, n, n_samples, batch_size
+        self.has_prints, self.heard = source.mixture.print_share > 0, source.heard
 
     def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
-        """SNR improvement in dB of each mixture of `part`, None without song or noise; `model` lies beside the pool.
+        """Return the SNR improvement in dB of each mixture of `part`, None without song or noise.
 
-        with_print: the model is given the noise prints.
+        The model must be on the pool's device. with_print: the model is given the noise prints.
         """
         found, numbers = [], range(self.n)[part]
         device = str(self.source.pool.samples.device)
         for first in range(0, len(numbers), self.batch_size):
-            where = self.seed, 0, numbers[first : first + self.batch_size], self.n_samples
+            where = 0, 0, numbers[first : first + self.batch_size], self.n_samples
             noisy, clean = self.source.batch(*where)
             power = print_power(self.source.prints(*where), model.stft) if with_print else None
             with torch.inference_mode(), autocast(device):
                 estimate = model(noisy, print_power=power)
             before = _snr_db(clean, noisy)
             gains = (_snr_db(clean, estimate) - before).tolist()
-            found += [gain if heard else None for gain, heard in zip(gains, measurable(before).tolist(), strict=True)]
+            found += [gain if known else None for gain, known in zip(gains, measurable(before).tolist(), strict=True)]
         return found
+
+
+def _snr_db(reference, estimate):
+    return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))
 
 
 def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: int, device: str = "cpu"
                  ) -> tuple[MixtureSource, MixtureValidation]:
-    """Training batches from a pool, and `n_validation` mixtures of 3.74 s of its validation split."""
+    """Return training batches from a pool, and the validation on `n_validation` mixtures of it."""
     pool = Pool.load(folder, device)
     return MixtureSource(pool, settings), pool_validation(pool, settings, n_validation)
 
 
 def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureValidation:
-    """`n` mixtures of 3.74 s of the validation split, mixed as `settings` say, of songs at their own speed.
+    """Return the validation on `n` mixtures of 3.74 s of the validation split, of songs at their own speed.
 
-    All have a print of TEST_PRINT_SECONDS where their noise is long enough.
+    Each mixture has a print of TEST_PRINT_SECONDS if its noise is long enough.
     """
     settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0), print_share=1.0,
                        print_seconds=(TEST_PRINT_SECONDS,) * 2)
     return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)
-
-
-def _snr_db(reference, estimate):
-    return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))

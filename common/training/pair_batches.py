@@ -1,6 +1,6 @@
 """Training batches from folders of pairs, and validation on pairs whose targets are clean.
 
-What a row of a batch holds is decided by (seed, step, row) alone, so that it is the same after a restart.
+(seed, step, row) alone decide the content of a row, so that a resumed run repeats it.
 """
 
 import hashlib
@@ -22,37 +22,33 @@ from common.network.model import Denoiser
 from common.network.stft import SAMPLE_RATE
 from common.seeds import stream
 
-# Crops that are tried before a silent one is accepted.
+# Number of crops to try before a silent one is accepted.
 MAX_CROPS = 10
-# libsndfile says more where it does not know.
+# Larger frame counts mean that libsndfile does not know the length.
 MAX_FRAMES = 1 << 62
 
 
 class PairSource:
-    """Training batches: random crops of pair files, one random channel each; reads only what it crops.
+    """Training batches: random crops of pair files, one random channel each. Only the crops are read.
 
-    workers: threads that read the rows of the next step while this one computes; 0 reads when asked.
+    workers: threads that read the rows of the next step in advance; 0 reads each row when it is needed.
     """
 
     def __init__(self, pairs: Sequence[PairFile], workers: int = 0):
         self.pairs, self._workers, self._ahead = list(pairs), workers and ThreadPoolExecutor(workers), {}
-
-    @property
-    def clean_target(self) -> bool:
-        """Whether the targets hold no noise, as their manifest says."""
-        return any(pair.clean_target for pair in self.pairs)
+        self.clean_target = any(pair.clean_target for pair in self.pairs)
 
     def heard(self) -> tuple[set[str], set[str]]:
-        """The names of the songs and of the noise recordings."""
+        """Return the names of the songs and of the noise recordings."""
         return songs_and_recordings(self.pairs)
 
     def settings(self) -> dict:
-        """What decides the batches besides seed and step."""
+        """Return everything that decides the batches besides seed and step, as plain values."""
         names = "\n".join(sorted(pair.input.name for pair in self.pairs)).encode(errors="surrogateescape")
         return {"pairs": len(self.pairs), "names_sha256": hashlib.sha256(names).hexdigest()}
 
     def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets of these rows, each (len(rows), n_samples) float32 at SAMPLE_RATE."""
+        """Return inputs and targets of these rows, each (len(rows), n_samples) float32 at SAMPLE_RATE."""
         keys = [(seed, step, row, n_samples) for row in rows]
         if self._workers:
             ready = [self._ahead.pop(key, None) or self._workers.submit(self._row, *key) for key in keys]
@@ -64,10 +60,10 @@ class PairSource:
         return tuple(torch.from_numpy(np.stack(members)) for members in list(zip(*found, strict=True))[:2])
 
     def prints(self, seed: int, step: int, rows: range, n_samples: int) -> None:
-        """No noise prints: a pair's file does not say where its noise is alone."""
+        """Return None: pairs have no noise prints."""
 
     def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
-        """The INPUT file of each row."""
+        """Return the name of each row's INPUT file."""
         return [self._row(seed, step, row, n_samples)[2] for row in rows]
 
     def _row(self, seed, step, row, n_samples):
@@ -82,14 +78,14 @@ class PairSource:
 
 
 def _read_crop(path, position, channel, n_samples):
-    """A crop of `n_samples` at SAMPLE_RATE from a relative position; a short file is continued with zeros."""
+    """Read a crop of `n_samples` at SAMPLE_RATE from a relative position; a short file is continued with zeros."""
     audio, rate = _native_crop(path, position, n_samples)
     audio = resample(audio[int(channel * len(audio))][None], rate, SAMPLE_RATE)[0, :n_samples]
     return np.pad(audio, (0, n_samples - len(audio)))
 
 
 def _native_crop(path, position, n_samples):
-    """All channels at the file's own rate, which is returned too."""
+    """Read all channels of a crop at the file's own rate, which is returned too."""
     def place(n_frames, rate):
         n_native = -(-n_samples * rate // SAMPLE_RATE)
         return int(position * max(0, n_frames - n_native + 1)), n_native
@@ -102,33 +98,34 @@ def _native_crop(path, position, n_samples):
                 return file.read(n_native, dtype="float32", always_2d=True).T, file.samplerate
     except sf.LibsndfileError:
         pass
-    audio, rate = read_audio(path)  # no random access: libsndfile cannot read or count it
+    audio, rate = read_audio(path)  # libsndfile cannot read the file, or does not know its length
     start, n_native = place(audio.shape[1], rate)
     return audio[:, start : start + n_native], rate
 
 
 class PairValidation:
-    """Validation on segments of pairs whose targets are clean: what chooses the best epoch."""
+    """Validation on segments of pairs whose targets are clean; `per_pair` evenly spread segments of each pair."""
 
     has_prints = False
 
-    def __init__(self, pairs: Sequence[PairFile], per_pair: int = 1):
+    def __init__(self, pairs: Sequence[PairFile], per_pair: int | None = 1):
         self.pairs, self.per_pair = list(pairs), per_pair
 
     def heard(self) -> tuple[set[str], set[str]]:
-        """The names of the songs and of the noise recordings."""
+        """Return the names of the songs and of the noise recordings."""
         return songs_and_recordings(self.pairs)
 
-    def gains(self, model: Denoiser, part: slice) -> list[float | None]:
-        """SNR improvement in dB of the segments of that part of the pairs; None for those without song or noise."""
+    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
+        """Return the SNR improvement in dB of the segments of that part of the pairs, None without song or noise."""
         silent = []
-        return [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy) for s in segments(
-            self.pairs[part], model.stft.sample_rate, self.per_pair, silent)] + [None] * len(silent)
+        found = segments(self.pairs[part], model.stft.sample_rate, self.per_pair, silent)
+        gains = [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy) for s in found]
+        return gains + [None] * len(silent)
 
 
 def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int = 0
                  ) -> tuple[PairSource, PairValidation]:
-    """Training batches and validation from two folders of pairs, which must not share a song or a recording."""
+    """Return training batches and validation from two folders of pairs, which must not share a song or a recording."""
     train, validation = pairs_in(train_dir), pairs_in(validation_dir)
     check_disjoint(train=songs_and_recordings(train), validation=songs_and_recordings(validation))
     return PairSource(train, workers), PairValidation(validation)

@@ -1,7 +1,7 @@
-"""One process or several: who am I, which rows are mine, and batch norm over all of them.
+"""One process or several: shared rows, shared decisions, and batch norm over all rows.
 
-Several processes are begun by `accelerate launch` or `torchrun`, on one machine or many; what they compute is what one
-process computes with the same global batch, but for rounding.
+`accelerate launch` or `torchrun` start several processes, on one machine or many. Together they compute what one
+process computes with the same global batch, apart from rounding.
 """
 
 import atexit
@@ -19,31 +19,27 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The group of processes that train one model; alone, if nobody launched more.
+    """The processes that train one model; a single one unless more were launched.
 
-    Attributes: `rank`, `count`, `device` (of this process).
+    Attributes: `rank` and `device` of this process, `count` of all, `first`: whether this one writes files and logs.
     """
 
     def __init__(self, device: str = "cpu"):
         self.rank, self.count, self.device, self._accelerator = 0, 1, device, None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import Accelerator  # one process needs neither it nor its dependencies
+            from accelerate import Accelerator  # a single process needs neither it nor its dependencies
 
             self._accelerator = Accelerator(cpu=device == "cpu")
-            # Threads of a group that is still alive when the interpreter ends abort the process now and then. The
-            # models that were prepared hold the group too.
+            # Threads of a group that is still alive when the interpreter ends can abort the process, and prepared
+            # models hold the group. atexit calls free_memory first.
             atexit.register(self._accelerator.end_training)
-            atexit.register(self._accelerator.free_memory)  # the last one is called first
+            atexit.register(self._accelerator.free_memory)
             self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
             self.device = str(self._accelerator.device)
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that writes files and log lines."""
-        return self.rank == 0
+        self.first = self.rank == 0
 
     def rows(self, batch_size: int, rank: int | None = None) -> range:
-        """This process's rows of a global batch, or another's; raises CallError when it does not divide evenly."""
+        """Return the rows of a global batch for this process, or for `rank`; CallError if it does not divide evenly."""
         if batch_size % self.count:
             raise CallError(f"expected a batch size that {self.count} processes share evenly, got {batch_size}: use a "
                             "multiple")
@@ -52,20 +48,23 @@ class Processes:
         return range(rank * n, (rank + 1) * n)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as it is to be called in training: gradients, and batch norm, are those of the global batch."""
+        """Return the model to call in training: its gradients and batch norm are those of the global batch."""
         if self.count == 1:
             return model
-        return self._accelerator.prepare(global_batch_norm(model))
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = _GlobalBatchNorm2d
+        return self._accelerator.prepare(model)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Element by element over all processes."""
+        """Add up over all processes, element by element."""
         if self.count > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
 
     def share(self, decide: Callable[[], T]) -> T:
-        """What `decide` gives in the first process, in all of them; a UserError of it ends all of them."""
+        """Call `decide` in the first process and return its result in all of them; a UserError ends all of them."""
         if self.count == 1:
             return decide()
         result = error = None
@@ -82,22 +81,22 @@ class Processes:
         return result
 
     def stop(self, error: UserError) -> NoReturn:
-        """End all processes, each of which must call this: one sentence for all, which the first one says."""
+        """End all processes, each of which must call this. Only the first one reports the error."""
         if self.first:
             raise error
         raise SystemExit(error.exit_code)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this."""
         if self.count > 1:
             self._accelerator.wait_for_everyone()
 
 
 class _GlobalBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics are those of all processes' rows; PyTorch's own knows no processors, only GPUs."""
+    """Batch norm with the statistics of all processes' rows. PyTorch's SyncBatchNorm works on GPUs only."""
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        """(batch, planes, bins, frames) to the same; in training with the mean and variance of all processes' rows."""
+        """Normalise (batch, planes, bins, frames)."""
         if not self.training:
             return super().forward(planes)
         x = planes.float()
@@ -111,11 +110,3 @@ class _GlobalBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(planes.dtype)
-
-
-def global_batch_norm(model: nn.Module) -> nn.Module:
-    """Make every batch norm of the model, in place, one over all processes; names and state stay the same."""
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = _GlobalBatchNorm2d
-    return model

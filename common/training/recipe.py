@@ -1,9 +1,8 @@
-"""Pretrained weights within a budget of minutes: one universal network, then a slice of the time for each noise.
+"""Pretrained weights within a budget of minutes: one universal network, then fine-tuning for each noise.
 
-The universal network hears all noises; fine-tuning it for one noise is many times shorter than training anew, and
-the mean of what was fine-tuned is a universal network again (common.training.averaging). Every stage checkpoints and
-goes on where it stopped. Validation mixtures, whose songs and recordings no training ever heard, decide for each noise
-which of the three is kept.
+The universal network learns all noises. Fine-tuning it for one noise takes far less time than a new training, and the
+mean of the fine-tuned weights is a universal network again (common.training.averaging). Validation mixtures decide for
+each noise which of the three is kept. Every stage resumes where it stopped.
 """
 
 import json
@@ -23,91 +22,90 @@ from common.training.averaging import average
 from common.training.calibration import calibrate
 from common.training.loop import BEST, IMPROVEMENT, best_epoch, train, validate
 from common.training.mixtures import MixtureSettings, MixtureSource, pool_validation
-from common.training.settings import TrainSettings, new_model
+from common.training.settings import Execution, TrainSettings, new_model
 
 log = logging.getLogger(__name__)
 
-# Of the time for training; the noises share the rest.
+# Share of the training time for the universal network. The noises share the rest.
 UNIVERSAL_SHARE = 0.5
-# What every network takes to begin and to be written, besides training and validation.
+# Time in seconds that a network takes to begin and to be written, besides training and validation.
 STAGE_SECONDS = 3.0
-# Noisy pairs that calibrate a network, to a validation mixture.
+# Noisy pairs for each validation mixture, to calibrate a network.
 CALIBRATION_SHARE = 4
-FINE_TUNE_LEARNING_RATE = 0.3  # of the universal one
+# Learning rate of fine-tuning, as a share of the universal network's.
+FINE_TUNE_LEARNING_RATE = 0.3
 UNIVERSAL_EPOCHS = 8
 PLAN, TABLE, MEAN = "plan.json", "table.csv", "mean.pth"
-# What may be kept for a noise.
+# Candidates for each noise.
 UNIVERSAL, AVERAGED, FINE_TUNED = "universal", "mean", "fine-tuned"
 
 
 def trainable(pool: Pool) -> list[str]:
-    """White noise and the classes that have clips to train and to validate with."""
+    """Return white noise and the classes that have clips to train and to validate with."""
     train, validation = ({c.label for c in pool.clips if c.split == split} for split in ("train", "validation"))
     return [WHITE, *(name for name in CLASS_NAMES if name in train & validation)]
 
 
-def run_recipe(pool: Pool, folder: str | Path, minutes: float, settings: TrainSettings,
-               noises: Sequence[str] | None = None, n_validation: int = 48, device: str = "cpu",
-               info: dict | None = None, compiled: bool = False) -> list[dict]:
-    """Train within `minutes`; write `folder`/mixed.pth for all noises, white.pth, class0.pth ... and a table.
+def run_recipe(pool: Pool, folder: str | Path, settings: TrainSettings, noises: Sequence[str] | None = None,
+               n_validation: int = 48, execution: Execution | None = None, info: dict | None = None) -> list[dict]:
+    """Train within `settings.minutes` and write `folder`/mixed.pth for all noises, white.pth, class0.pth ..., a table.
 
-    settings: of the universal network, whose minutes and epochs are set here. Weights are stored in 16 bits, with their
-    confidence (see common.training.calibration). Returns the table: for each noise the mean SNR improvement in dB of
-    universal weights, of the mean of the fine-tuned ones and of its own over `n_validation` mixtures, which were kept,
-    and what they do with their confidence. Raises CallError for noises that the pool cannot train.
+    settings: of the universal network; the epochs are chosen here. noises: those to fine-tune for, by default all that
+    the pool can train. info: plain values to store with the weights, which have 16 bits and a confidence (see
+    common.training.calibration). Returns the table: for each noise the mean SNR improvement in dB, over `n_validation`
+    mixtures, of the universal weights, of the mean of the fine-tuned ones and of its own; which of them were kept; and
+    the improvement of these with their confidence. Raises CallError for noises that the pool cannot train.
     """
-    folder = Path(folder)
+    folder, execution, info = Path(folder), execution or Execution(), info or {}
     known = trainable(pool)
     noises = list(known if noises is None else noises)
     if not set(noises) <= set(known):
         raise CallError(f"expected noises among {', '.join(known)}, which the pool can train and validate, got "
                         f"{', '.join(noises)}: choose among them or pack more noises")
-    info = info or {}
     validations = {noise: pool_validation(pool, MixtureSettings(noise), n_validation) for noise in (MIXED, *noises)}
-    plan = _plan(folder, minutes, noises, settings, validations[MIXED], device)
+    plan = _plan(folder, noises, settings, validations[MIXED], execution.device)
+
+    def train_for(noise, settings, name):
+        """Train in a sub-folder; returns its best weights and their improvement without a print."""
+        history = train(settings, MixtureSource(pool, _mixture(noise)), validations[noise], folder / name, execution,
+                        info | {"noise": noise})
+        return folder / name / BEST, best_epoch(history)[IMPROVEMENT]
+
     settings = replace(settings, minutes=plan["universal_minutes"], epochs=UNIVERSAL_EPOCHS)
-    history = train(settings, MixtureSource(pool, _pairs(MIXED)), validations[MIXED], folder / "universal", device,
-                    info | {"noise": MIXED}, compiled=compiled)
-    universal = folder / "universal" / BEST
-    tuned = replace(settings, minutes=plan["fine_tuning_minutes"], epochs=1,
+    found = {MIXED: {UNIVERSAL: train_for(MIXED, settings, "universal")}}
+    universal = found[MIXED][UNIVERSAL][0]
+    tuned = replace(settings, minutes=plan["fine_tuning_minutes"], epochs=1, start=universal,
                     learning_rate=FINE_TUNE_LEARNING_RATE * settings.learning_rate)
-    found = {MIXED: {UNIVERSAL: (universal, _best(history))}}
     for noise in noises:
         log.info("fine-tuning for %s", noise)
-        history = train(tuned, MixtureSource(pool, _pairs(noise)), validations[noise], folder / noise, device,
-                        info | {"noise": noise}, start=universal, compiled=compiled)
-        found[noise] = {FINE_TUNED: (folder / noise / BEST, _best(history)),
-                        UNIVERSAL: (universal, validate(load_weights(universal, device)[0], validations[noise]))}
+        found[noise] = {FINE_TUNED: train_for(noise, tuned, noise), UNIVERSAL: (
+            universal, validate(load_weights(universal, execution.device)[0], validations[noise]))}
     if len(noises) > 1:
         model, about = average([folder / noise / BEST for noise in noises])
         save_weights(model, folder / MEAN, about | info)
         for noise, candidates in found.items():
-            candidates[AVERAGED] = (folder / MEAN, validate(model.to(device), validations[noise]))
+            candidates[AVERAGED] = (folder / MEAN, validate(model.to(execution.device), validations[noise]))
     rows = []
     for noise, candidates in found.items():
-        pairs = MixtureSource(pool, _pairs(noise))
-        rows.append(_keep_better(noise, candidates, folder, pairs, validations[noise], device))
+        pairs = MixtureSource(pool, _mixture(noise))
+        rows.append(_keep_best(noise, candidates, folder, pairs, validations[noise], execution.device))
         write_csv(folder / TABLE, rows)
     return rows
 
 
-def _pairs(noise):
-    """How pairs are mixed: any other noise in the target, but for white noise, of which there is always more."""
+def _mixture(noise):
+    """Return how pairs are mixed: the target has any other noise, or, for white noise, white noise too."""
     return MixtureSettings(noise, noise if noise == WHITE else MIXED)
 
 
-def _best(history):
-    """The improvement, without a print, of the epoch that was kept."""
-    return best_epoch(history)[IMPROVEMENT]
+def _plan(folder, noises, settings, validation, device):
+    """Return the minutes of training for the universal network and for each noise, planned once for a folder.
 
-
-def _plan(folder, minutes, noises, settings, validation, device):
-    """Minutes of training for the universal network and for each noise, made once and then kept with the run.
-
-    What validations take is measured beforehand: one ends each training, two measure the universal network and the mean
-    on each noise, and calibrating takes as long as CALIBRATION_SHARE + 1. Raises UserError when the folder was planned
-    for something else, CallError when too little is left.
+    The time of a validation is measured first. One validation ends each training, two measure the universal network
+    and the mean on each noise, and calibration takes as long as CALIBRATION_SHARE + 1. Raises UserError when the folder
+    was planned for other values, CallError when too little time is left.
     """
+    minutes = settings.minutes
     path, asked = folder / PLAN, {"minutes": minutes, "noises": list(noises)}
     if path.is_file():
         plan = read_json(path, "remove it to plan again, which fits no network that is there already")
@@ -132,25 +130,24 @@ def _plan(folder, minutes, noises, settings, validation, device):
     return plan
 
 
-def _keep_better(noise, found, folder, pairs, validation, device):
+def _keep_best(noise, found, folder, pairs, validation, device):
     """Save the weights with the highest improvement; found: name to (path, dB). Returns their row of the table."""
     row = {"noise": noise, "mixtures": validation.n}
-    row |= {f"{name}_db": None for name in (UNIVERSAL, AVERAGED, FINE_TUNED)}
-    row |= {f"{name}_db": gain for name, (_, gain) in found.items()}
-    # What could not be measured is not better than the universal network.
-    row["kept"] = max(found, key=lambda name: (gain if math.isfinite(gain := found[name][1]) else -math.inf,
-                                               name == UNIVERSAL))
+    row |= {f"{name}_db": found.get(name, (None, None))[1] for name in (UNIVERSAL, AVERAGED, FINE_TUNED)}
+    # Weights that could not be measured are no better than the universal ones.
+    measured = {name: gain if math.isfinite(gain) else -math.inf for name, (_, gain) in found.items()}
+    row["kept"] = max(found, key=lambda name: (measured[name], name == UNIVERSAL))
     model, info = load_weights(found[row["kept"]][0], device)
     prior = None if noise == MIXED else load_weights(folder / f"{MIXED}.pth")[0].confidence
     calibration = calibrate(model, pairs, validation.source, CALIBRATION_SHARE * validation.n, validation.n, prior)
     row["with_confidence_db"] = gain = calibration["improvement_db"]
-    info |= {"noise": noise, "kept": row["kept"], "validation_snr_improvement_db": gain, "confidence": calibration}
+    info |= {"noise": noise, "kept": row["kept"], IMPROVEMENT: gain, "confidence": calibration}
     save_weights(model, folder / f"{weights_name(noise)}.pth", info, half=True)
     return row
 
 
 def format_table(rows: Sequence[dict]) -> str:
-    """The table of run_recipe as text, do nothing (0 dB) being what it is compared with."""
+    """Format the table of run_recipe as text, with "do nothing" (0 dB) for comparison."""
     lines = [f"{'noise':<18} {'mixtures':>8} {'do nothing':>11} {UNIVERSAL:>10} {AVERAGED:>7} {FINE_TUNED:>11}  "
              f"{'kept':<10} {'confident':>10}"]
     for row in rows:

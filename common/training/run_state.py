@@ -1,8 +1,7 @@
-"""The state of a training run: what it holds, when it is written to disk, and how a run begins from what is there."""
+"""The state of a training run: what it holds, and how a run begins or resumes."""
 
 import copy
 import logging
-import time
 from pathlib import Path
 
 import torch
@@ -16,78 +15,17 @@ from common.training.widening import widen
 log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
-
-
-class Looks:
-    """When losses are looked at, and the state is saved every so many seconds.
-
-    The first process decides by its clock, and says how many steps to go on before the next look: if the others asked
-    at every step, all would wait for each other, and for the device, at every step.
-    """
-
-    def __init__(self, seconds: float, step: int):
-        self.seconds, self.next = seconds, step + 1
-        self.saved, self.last = time.monotonic(), (step, time.monotonic())
-
-    def decide(self, step: int) -> tuple[bool, float]:
-        """Whether to save now, and the steps to the next look: half of what the pace leaves."""
-        now, (before, then) = time.monotonic(), self.last
-        self.last = step, now
-        left = self.seconds - (now - self.saved)
-        pace = (now - then) / max(1, step - before)
-        return left < 0, min(1e9, max(1, left / 2 // max(pace, 1e-6)))
-
-
-def found_in(folder: Path, settings: dict) -> dict | None:
-    """The state of the run in a folder, None where none was begun.
-
-    Raises UserError when it is damaged or of other settings, CallError for weights without a state.
-    """
-    if not (folder / LAST).is_file():
-        if any(folder.glob("epoch_*.pth")):
-            raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without "
-                            f"{LAST}: choose another folder")
-        return None
-    content = whole(folder / LAST)
-    before = content["settings"]
-    changed = [f"{k} was {before.get(k)!r} and is {settings.get(k)!r}" for k in dict.fromkeys((*settings, *before))
-               if before.get(k) != settings.get(k)]
-    if changed:
-        raise UserError(f"expected the settings with which {folder} was begun, but {'; '.join(changed)}: use the "
-                        "same ones or another folder for the weights")
-    return content
-
-
-def whole(path: Path) -> dict:
-    """A run's state; raises UserError when the file is damaged or something else, CallError when there is none."""
-    try:
-        content = load_safely(path)
-    except CallError:
-        raise
-    except UserError as error:
-        raise damaged(path) from error
-    if not isinstance(content.get("settings"), dict):
-        raise damaged(path)
-    return content
-
-
-def damaged(path: Path) -> UserError:
-    """The error for a state that cannot be used, which says what is left of the run."""
-    epochs = sorted(path.parent.glob("epoch_*.pth"))
-    advice = f"train on from {epochs[-1]} with --start, into another folder" if epochs else "remove it to begin anew"
-    return UserError(f"expected the whole state of a run in {path}, but it is damaged or something else: put a copy in "
-                     f"its place, or {advice}")
+# Attributes of a Run in a checkpoint: with a state_dict, and as they are.
+MODULES = "model", "average", "optimizer"
+COUNTERS = "step", "first_step", "seconds", "history"
 
 
 class Run:
-    """What changes during a run of `settings` (TrainSettings), and what they say about it.
+    """A run's model, averaged weights, optimiser and counters. start: the network's first state_dict, or None."""
 
-    processes: who trains; start: a network's state to begin with, or None.
-    """
-
-    def __init__(self, settings, processes, start):
+    def __init__(self, settings: TrainSettings, processes: Processes, start: dict | None = None):
         torch.manual_seed(settings.seed)
-        self.settings, self.device = settings, processes.device
+        self.settings, self.processes, self.device = settings, processes, processes.device
         self.model = new_model(settings)
         if start is not None:
             self.model.network.load_state_dict(start)
@@ -98,86 +36,125 @@ class Run:
         self.callable = processes.wrap(self.model)
         self.step, self.first_step, self.seconds, self.history = 0, 0, 0.0, []
         self.epoch_start = (0, 0.0)  # step and seconds
-        # Sums stay where they are made: reading them would make the host wait for the device at every step.
+        # These are equal in all processes. They stay on the device, since reading them makes the host wait for it.
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.first_bad_step = torch.full((), -1, device=self.device)
 
-    def progress(self):
-        """The share of the run that is done, 0 to 1."""
+    @property
+    def crop_samples(self) -> int:
+        """Samples of a training crop."""
+        return (self.settings.crop_frames - 1) * self.model.stft.hop_length
+
+    def progress(self) -> float:
+        """Return the share of the run that is done, 0 to 1."""
         if self.settings.minutes:
             return min(1.0, self.seconds / (60 * self.settings.minutes))
         return (self.step - self.first_step) / (self.settings.epochs * self.settings.steps_per_epoch)
 
-    def epochs_done(self):
-        """How many epochs the progress makes."""
+    def epochs_done(self) -> int:
+        """Return the number of epochs that are done."""
         if self.settings.minutes:
             return int(self.progress() * self.settings.epochs)
         return (self.step - self.first_step) // self.settings.steps_per_epoch
 
-    def state(self):
-        """What a checkpoint holds besides the settings."""
-        return {"model": self.model.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "step": self.step, "first_step": self.first_step,
-                "seconds": self.seconds,
-                "history": self.history, "epoch_start": list(self.epoch_start), "epoch_loss": float(self.epoch_loss)}
+    def state(self) -> dict:
+        """Return the content of a checkpoint, without the settings."""
+        return {**{name: getattr(self, name).state_dict() for name in MODULES},
+                **{name: getattr(self, name) for name in COUNTERS},
+                "epoch_start": list(self.epoch_start), "epoch_loss": float(self.epoch_loss)}
 
-    def branch(self, content):
-        """Begin a new run from the state() of another one: its weights, averages, optimiser and step."""
-        self.model.load_state_dict(content["model"])
-        self.average.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step = self.first_step = content["step"]
-        self.epoch_start = (self.step, 0.0)
-
-    def load(self, content):
-        """Go on from what state() gave."""
-        self.branch(content)
-        self.first_step, self.seconds, self.history = (content[k] for k in ("first_step", "seconds", "history"))
+    def load(self, content: dict) -> None:
+        """Continue from the content of a checkpoint."""
+        for name in MODULES:
+            getattr(self, name).load_state_dict(content[name])
+        for name in COUNTERS:
+            setattr(self, name, content[name])
         self.epoch_start = tuple(content["epoch_start"])
         self.epoch_loss.fill_(content["epoch_loss"])
 
 
-def _begun(start, new):
-    """The model of weights to begin with; raises UserError when its form is not that of the `new` model."""
-    model = load_weights(start)[0]
-    for name, found, wanted in (("plan", model.network.plan_name, new.network.plan_name),
-                                ("STFT", model.stft, new.stft)):
-        if found != wanted:
-            raise UserError(f"expected weights of {name} {wanted} to begin with, but {start} has {found}: set the same "
-                            "or choose other weights")
-    return model
+def begin(folder: Path, settings: TrainSettings, plain: dict, processes: Processes) -> Run:
+    """Begin or resume the run in `folder`, in all processes with what the first one finds there.
 
-
-def begin(folder: Path, settings: TrainSettings, plain: dict, processes: Processes, start: str | Path | None,
-          branch: str | Path | None) -> Run:
-    """The run in `folder`, new or resumed: what the first process finds there, in all of them.
-
-    plain: settings and data as plain values, in which the processes, and a run that is resumed, must agree. start,
-    branch: see common.training.train.
+    plain: settings and data as plain values, in which the processes, and a run that is resumed, must agree. Raises
+    UserError where they do not, for a damaged state and for weights that cannot be the start.
     """
     def find():
-        """What the run begins with: its own state, that of the run it leaves, or a network's."""
-        content, branched, state = found_in(folder, plain), None, None
-        if content is None and branch is not None:
-            branched = whole(Path(branch) / LAST)
-        elif content is None and start is not None:
-            begun = _begun(start, new_model(settings)).network
-            state = widen(begun, settings.width, settings.depth_factors).state_dict()
-        return plain, content, branched, state
+        """Return the settings, and the path and content of a state to continue from or the network's first state."""
+        content = _find_state(folder, plain)
+        if content is not None:
+            return plain, folder / LAST, content, None
+        if settings.branch is not None:
+            path = Path(settings.branch) / LAST
+            return plain, path, _as_first(_load_state(path)), None
+        return plain, None, None, None if settings.start is None else _first_weights(settings)
 
-    theirs, content, branched, state = processes.share(find)
+    theirs, path, content, start = processes.share(find)
     if theirs != plain:
         different = [name for name in dict.fromkeys((*plain, *theirs)) if plain.get(name) != theirs.get(name)]
         raise UserError(f"expected settings and data as in the first process, but process {processes.rank} has another "
                         f"{', '.join(different)}: give all of them the same")
-    run = Run(settings, processes, state)
-    try:
-        if content is not None:
+    run = Run(settings, processes, start)
+    if content is not None:
+        try:
             run.load(content)
-        elif branched is not None:
-            run.branch(branched)
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        processes.stop(damaged(folder / LAST if content is not None else Path(branch) / LAST))
-    if content is not None and processes.first:
-        log.info("resuming %s at step %d", folder / LAST, run.step)
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            processes.stop(_damaged(path))
+        if processes.first and path == folder / LAST:
+            log.info("resuming %s at step %d", path, run.step)
     return run
+
+
+def _find_state(folder, plain):
+    """Return the state of the run in a folder, or None; weights without a state, and other settings, are errors."""
+    if not (folder / LAST).is_file():
+        if any(folder.glob("epoch_*.pth")):
+            raise CallError(f"expected an empty folder or an unfinished run, but {folder} holds weights without "
+                            f"{LAST}: choose another folder")
+        return None
+    content = _load_state(folder / LAST)
+    before = content["settings"]
+    changed = [f"{k} was {before.get(k)!r} and is {plain.get(k)!r}" for k in dict.fromkeys((*plain, *before))
+               if before.get(k) != plain.get(k)]
+    if changed:
+        raise UserError(f"expected the settings with which {folder} was begun, but {'; '.join(changed)}: use the "
+                        "same ones or another folder for the weights")
+    return content
+
+
+def _load_state(path):
+    """Load a checkpoint; raises UserError when it is damaged or something else, CallError when there is none."""
+    try:
+        content = load_safely(path)
+    except CallError:
+        raise
+    except UserError as error:
+        raise _damaged(path) from error
+    if not isinstance(content.get("settings"), dict):
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path):
+    """Return the error for a state that cannot be used, with what is left of the run."""
+    epochs = sorted(path.parent.glob("epoch_*.pth"))
+    advice = f"train on from {epochs[-1]} with --start, into another folder" if epochs else "remove it to begin anew"
+    return UserError(f"expected the whole state of a run in {path}, but it is damaged or something else: put a copy in "
+                     f"its place, or {advice}")
+
+
+def _as_first(content):
+    """Return a checkpoint of another run as the beginning of a new run."""
+    step = content.get("step")
+    return content | {"first_step": step, "seconds": 0.0, "history": [], "epoch_start": (step, 0.0), "epoch_loss": 0.0}
+
+
+def _first_weights(settings):
+    """Return the state_dict of the weights to start from, widened if they are narrower than the new network."""
+    new = new_model(settings)
+    found = load_weights(settings.start)[0]
+    for name, own, wanted in (("plan", found.network.plan_name, new.network.plan_name), ("STFT", found.stft, new.stft)):
+        if own != wanted:
+            raise UserError(f"expected weights of {name} {wanted} to begin with, but {settings.start} has {own}: set "
+                            "the same or choose other weights")
+    return widen(found.network, settings.width, settings.depth_factors).state_dict()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.cli import setting
 from common.errors import CallError
@@ -10,7 +11,7 @@ from common.network.model import Denoiser
 from common.network.stft import STFT
 from common.training.losses import LOSSES
 
-# The learning rate after the warm-up, as a share of the highest, over the share of the run that is done.
+# Learning rate after the warm-up, as a share of the highest one, for the share of the run that is done.
 SCHEDULES = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "constant": lambda done: 1.0,
@@ -20,12 +21,12 @@ SCHEDULES = {
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Saved with a run; a resumed run must have the same.
+    """Settings that decide the result of a run. They are saved with it, and a resumed run must have the same.
 
-    A crop of 16k frames needs no padding, of 16k + 3 with the literature's plan. Crops enter at a random level around
-    their own, since at inference the level is the whole song's. The averaged weights are the ones that are validated
-    and saved. With `minutes` the schedule follows the wall time, validation included, `epochs` says how often is
-    validated, and the run is then as repeatable as the machine's speed.
+    A crop of 16k frames needs no padding (16k + 3 frames with the literature's plan). The averaged weights are the
+    ones that are validated and saved. With `minutes` the schedule follows the wall time, validation included; `epochs`
+    is then the number of validations, and the result depends on the machine's speed. `branch` continues from the
+    weights, averages, optimiser state and step of another run of the same network.
     """
 
     plan: str = setting(FOLDED, "the network's table of layers: folded or literature")
@@ -34,7 +35,7 @@ class TrainSettings:
         None, "complex channels of the ten encoder layers, in multiples of the width (default: the plan's)",
         type=int, nargs="+", metavar="FACTOR")
     hop_length: int = setting(512, "samples between two STFT frames")
-    loss: str = setting("sdr", "what is minimised: sdr, weighted_sdr or spectrum_l2")
+    loss: str = setting("sdr", "quantity to minimise: sdr, weighted_sdr or spectrum_l2")
     epochs: int = setting(10, "number of validations, each of which also writes a weights file")
     steps_per_epoch: int = setting(1000, "optimiser steps between two validations")
     minutes: float | None = setting(None, "train for this wall time in place of a number of steps")
@@ -48,8 +49,10 @@ class TrainSettings:
     schedule: str = setting("cosine", "learning rate after the warm-up: cosine, constant or linear")
     clip_norm: float = setting(1.0, "largest norm of the gradient")
     ema_decay: float = setting(0.995, "decay of the moving average of the weights")
-    level_jitter_db: float = setting(6.0, "crops enter at most this much above or below their own level, in dB")
+    level_jitter_db: float = setting(6.0, "largest random change of the level at which the network sees a crop, in dB")
     seed: int = setting(0, "seed of the first weights and of the batches")
+    start: str | Path | None = None  # weights to fine-tune, of this width or a narrower one
+    branch: str | Path | None = None  # folder of a run to continue, as with a falling learning rate
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -67,12 +70,22 @@ class TrainSettings:
             raise CallError(f"expected a seed of at least 0, got {self.seed}")
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How a run is computed. Nothing here changes the result; compilation changes its rounding."""
+
+    device: str = "cpu"
+    compiled: bool = False  # the network runs through torch.compile
+    tensorboard: bool = False  # curves are written for TensorBoard too
+    checkpoint_seconds: float = 60.0  # longest time between two states on disk
+
+
 def new_model(settings: TrainSettings) -> Denoiser:
-    """The untrained model of a run."""
+    """Make the untrained model of a run."""
     network = DCUNet20(settings.width, settings.plan, settings.depth_factors)
     return Denoiser(network, STFT(hop_length=settings.hop_length))
 
 
 def learning_rate_factor(step: int, progress: float, warmup_steps: int, schedule: str = "cosine") -> float:
-    """Linear warm-up over steps, times the schedule over the whole run."""
+    """Share of the highest learning rate: a linear warm-up over steps, times the schedule over the whole run."""
     return min(1.0, (step + 1) / warmup_steps) * SCHEDULES[schedule](progress)

@@ -1,9 +1,8 @@
-"""A wider network that begins by computing what a narrow trained one computes.
+"""A wider network whose first output equals that of a narrow trained one.
 
-The narrow network's channels come first in every layer and do not heed the new ones: kernels from new channels to old
-ones are zero, and learn. New channels have random kernels as in any new network. Steps of a wide network are dear, and
-those that the narrow one already took need not be taken again. After Net2Net (Chen et al. 2016), which copies channels
-instead; zeros need no noise to tell copies apart.
+The narrow network's channels come first in every layer. Kernels from new channels to old ones begin at zero and learn;
+kernels into new channels are random, as in any new network. So the steps of the narrow network, which cost less, are
+not lost. After Net2Net (Chen et al. 2016), which copies channels and needs noise to make the copies differ.
 """
 
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from common.network.dcunet import DCUNet20
 
 
 def widen(narrow: DCUNet20, width: int, depth_factors: Sequence[int] | None = None) -> DCUNet20:
-    """A network of the same plan that equals `narrow` in evaluation mode.
+    """Make a network of the same plan that equals `narrow` in evaluation mode.
 
-    width, depth_factors: as of DCUNet20; no layer may have fewer channels than that of `narrow`, else UserError.
+    width, depth_factors: as of DCUNet20. Raises UserError if a layer would have fewer channels than that of `narrow`.
     """
     wide = DCUNet20(width, narrow.plan_name, depth_factors)
     for old, new in zip(narrow.depth_factors, wide.depth_factors, strict=True):
@@ -37,7 +36,7 @@ def widen(narrow: DCUNet20, width: int, depth_factors: Sequence[int] | None = No
 
 
 def _copy_kernels(old, new):
-    """Of one convolution; `new` keeps its random kernels where they lead to channels that `old` has not."""
+    """Copy the kernels of a convolution. Kernels into channels that `old` lacks keep their random values."""
     inputs = _planes(old.in_channels, new.in_channels, parts=1)
     in_dim, out_dim = (0, 1) if new.transposed else (1, 0)
     n_outputs = old.weight_real.shape[out_dim]
@@ -48,7 +47,10 @@ def _copy_kernels(old, new):
 
 
 def _planes(narrow, wide, parts=2):
-    """Where the channels of inputs, `narrow` many of each, lie among `wide` many; of real and imaginary parts both."""
+    """Return the places of the old channels among the new ones, for real and imaginary parts.
+
+    narrow, wide: old and new channel counts of each input.
+    """
     starts = [sum(wide[:k]) for k in range(len(wide))]
     channels = torch.cat([start + torch.arange(n) for start, n in zip(starts, narrow, strict=True)])
     return torch.cat([part * sum(wide) + channels for part in range(parts)])

@@ -1,0 +1,84 @@
+"""Figures of the benchmarks' results."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from common.evaluation.scores import DO_NOTHING
+from common.notebook.plots import COLOURS
+
+
+def quality_against_cost(table: pd.DataFrame) -> Figure:
+    """Draw the SNR improvement over the time of denoising, a point for each width.
+
+    table: width, real_time_factor (seconds per second of mono audio), noise2noise_db, and noise2clean_db or NaN.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.plot(table.real_time_factor, table.noise2noise_db, "o-", color=COLOURS["denoised"], label="noisy targets")
+    clean = table.dropna(subset="noise2clean_db")
+    axes.plot(clean.real_time_factor, clean.noise2clean_db, "x", ms=9, color=COLOURS["clean"], label="clean targets")
+    for row in table.itertuples():
+        axes.annotate(f"width {row.width}", (row.real_time_factor, row.noise2noise_db), (0, -14),
+                      textcoords="offset points", ha="center")
+    axes.margins(0.12)
+    axes.set(xscale="log", xlabel="seconds per second of mono audio", ylabel="SNR improvement (dB)",
+             title="quality against cost after equal steps")
+    axes.legend()
+    return figure
+
+
+def improvement_panels(rows: pd.DataFrame, method: str) -> Figure:
+    """Draw the improvement of every segment over its input SNR, a panel for each noise; rows: of `evaluate`."""
+    noises = sorted(rows.noise.unique(), key=lambda n: (n != "white", n))
+    columns = min(4, len(noises))
+    lines = -(-len(noises) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 0.4 + 2.3 * lines), sharex=True, sharey=True,
+                                squeeze=False, layout="constrained")
+    for axis in axes.flat[len(noises):]:
+        axis.axis("off")
+    for axis, noise in zip(axes.flat, noises, strict=False):
+        before = rows[(rows.noise == noise) & (rows.method == DO_NOTHING)].set_index("segment").snr_db
+        gains = rows[(rows.noise == noise) & (rows.method == method)].set_index("segment").snr_improvement_db
+        axis.scatter(before.loc[gains.index], gains, s=7, color=COLOURS["denoised"])
+        axis.axhline(0, color="black", lw=0.8)
+        axis.set_title(f"{noise}: {gains.mean():+.2f} dB, {100 * (gains > 0).mean():.0f} % improved", fontsize=9)
+    figure.supxlabel("input SNR (dB)", fontsize=10)
+    figure.supylabel("SNR improvement (dB)", fontsize=10)
+    return figure
+
+
+def trade_offs(curves: dict[str, dict]) -> Figure:
+    """Draw the improvement against the share of mixtures made worse, a curve for each weights file.
+
+    curves: results of common.training.calibration.calibrate by name. A dot marks the chosen caution, a cross no
+    confidence.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    for number, (name, found) in enumerate(curves.items()):
+        colour = plt.get_cmap("tab20")(number % 20)
+        chosen = next(row for row in found["trade_off"] if row["shift"] == found["shift"])
+        axes.plot([100 - row["improved_percent"] for row in found["trade_off"]],
+                  [row["improvement_db"] for row in found["trade_off"]], lw=1.2, color=colour, label=name)
+        axes.plot(100 - chosen["improved_percent"], chosen["improvement_db"], "o", color=colour)
+        axes.plot(100 - found["plain_improved_percent"], found["plain_db"], "x", color=colour)
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.set(xlabel="validation mixtures made worse (%)", ylabel="mean SNR improvement (dB)",
+             title="dot: as published, cross: without confidence")
+    figure.legend(loc="outside right center", fontsize=8)
+    return figure
+
+
+def confusion(table: pd.DataFrame) -> Figure:
+    """Draw how often weights (columns) were picked for a noise (rows), in percent of a row's segments."""
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
+    share = 100 * table.div(table.sum(axis=1), axis=0)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(share.to_numpy()):
+        if value >= 0.5:
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", color="white" if value > 55 else "black",
+                      fontsize=8)
+    axes.set_xticks(range(len(share.columns)), share.columns, rotation=60, ha="right")
+    axes.set_yticks(range(len(share.index)), share.index)
+    axes.set(xlabel="weights picked", ylabel="noise", title="percent of the segments of a noise")
+    return figure
