@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.audio.sinks import AudioError
 from common.audio.writing import write_audio
 from common.data.pool import SONG, Clip, Pool
 from common.denoising import auto
 from common.denoising.auto import LABELS, PROBES, NoiseClassifier, choose, load_classifier, model_for
-from common.errors import UserError
+from common.errors import AudioError, UserError
 from common.labels import CLASS_NAMES, weights_name
 from common.network import checkpoints
 from common.network.checkpoints import find_weights, save_atomically, weights_content

@@ -7,8 +7,7 @@ import torch
 
 from common.audio import reading as audio
 from common.audio.reading import AudioReader
-from common.audio.sinks import AudioError
-from common.errors import UserError
+from common.errors import AudioError, UserError
 from common.network.checkpoints import load_weights, weights_content
 from common.network.dcunet import DCUNet20
 from common.network.model import Denoiser

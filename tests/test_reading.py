@@ -10,8 +10,8 @@ import soundfile as sf
 from scipy.signal import fftconvolve
 
 from common.audio.reading import AudioReader, list_audio, read_audio
-from common.audio.sinks import AudioError
 from common.denoising.auto import PROBES, _probes
+from common.errors import AudioError
 from common.network.confidence import WINDOW_SAMPLES
 from common.training.pair_batches import _read_crop
 from tests.encoding import encode

@@ -14,11 +14,12 @@ from mutagen.flac import FLAC, Picture
 from PIL import Image
 
 from common.audio import tags as tags_module
+from common.audio.formats import OUTPUT_SUFFIXES
 from common.audio.reading import AudioReader, read_audio
-from common.audio.sinks import AudioError
 from common.audio.tags import FRONT_COVER, MAX_FLAC_PICTURE, Tags, read_tags
-from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
+from common.audio.writing import AudioWriter, write_audio
 from common.denoising.files import denoise_file
+from common.errors import AudioError
 
 
 def picture(kind, mode="RGB", size=8):

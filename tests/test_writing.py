@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common.audio import sinks
+from common.audio import encoders, formats
 from common.audio import writing as audio_module
+from common.audio.formats import OUTPUT_SUFFIXES
 from common.audio.reading import AudioReader, read_audio
-from common.audio.sinks import AudioError
-from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
+from common.audio.writing import AudioWriter, write_audio
 from common.denoising.files import denoise_file
+from common.errors import AudioError
 
 BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 
@@ -132,7 +133,7 @@ def test_a_lossy_file_keeps_its_codec_and_about_its_rate(tmp_path, suffix, codec
     else:
         encode(source, codec, sound, 48000, ("mono", "stereo")[channels - 1], bit_rate,
                container="adts" if suffix == ".aac" else None)
-    target = tmp_path / f"out{sinks.NEAREST.get(suffix, suffix)}"
+    target = tmp_path / f"out{formats.NEAREST.get(suffix, suffix)}"
     with AudioReader(source) as reader, AudioWriter(target, 48000, channels, like=reader) as writer:
         writer.write(sound)
     assert decode(target)[1] == decode(source)[1]
@@ -169,7 +170,7 @@ def test_every_channel_stays_in_its_place(tmp_path, suffix, layout, held):
     with AudioWriter(tmp_path / f"out{suffix}", 48000, len(tones), like=Surround(tmp_path, layout)) as writer:
         writer.write(sound)
     found, _, found_layout = decode(writer.path)
-    order = sinks.place_channels(sinks.Codec("", "", (), (held,)), writer.path, len(tones), layout)[1]
+    order = formats.place_channels(formats.Codec("", "", (), (held,)), writer.path, len(tones), layout)[1]
     spectra = np.abs(np.fft.rfft(found[:, :48000]))
     assert spectra.argmax(axis=1).tolist() == [tones[channel] for channel in order]
     assert spectra.max(axis=1).min() > 0.2 * 24000 * 0.7  # and none of them loses its level
@@ -179,7 +180,7 @@ def test_every_channel_stays_in_its_place(tmp_path, suffix, layout, held):
 @pytest.mark.parametrize("suffix", [".ogg", ".opus", ".m4a", ".flac", ".wav", ".aiff"])
 @pytest.mark.parametrize("channels", range(3, 9))
 def test_channels_without_a_layout_are_taken_in_wav_order(tmp_path, suffix, channels):
-    sound, tones = speakers(sinks.DEFAULT_LAYOUTS[channels])
+    sound, tones = speakers(formats.DEFAULT_LAYOUTS[channels])
     write_audio(tmp_path / f"out{suffix}", sound, 48000)
     found = sf.read(tmp_path / f"out{suffix}", always_2d=True)[0].T if suffix == ".aiff" else \
         decode(tmp_path / f"out{suffix}")[0]
@@ -200,8 +201,8 @@ def test_a_layout_that_a_format_does_not_know_is_refused_before_computing(tmp_pa
 @pytest.mark.parametrize("limit", [1 << 31, 1000])
 def test_wav_files_of_every_size_and_sample_format(tmp_path, rng, monkeypatch, subtype, layout, limit):
     """RF64 is what a WAV file of more than 4 GiB is; here it begins at 1000 bytes, and is shifted in small pieces."""
-    monkeypatch.setattr(sinks, "MAX_BYTES", limit)
-    monkeypatch.setattr(sinks, "COPY_BYTES", 777)
+    monkeypatch.setattr(encoders, "MAX_BYTES", limit)
+    monkeypatch.setattr(encoders, "COPY_BYTES", 777)
     channels = av.AudioLayout(layout).nb_channels if layout else 6
     samples = np.round(rng.uniform(-1, 0.99, (channels, 1111)) * 2**15) / 2**15
     path = tmp_path / "out.wav"
@@ -275,18 +276,18 @@ def test_names_as_long_as_a_folder_takes_them_and_of_any_bytes(tmp_path, suffix)
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 @pytest.mark.parametrize("method", ["write", "close"])
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, suffix, method):
-    opened = audio_module.open_sink
+    opened = audio_module.open_encoder
 
     def failing(*args):
-        sink = opened(*args)
+        encoder = opened(*args)
 
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        setattr(sink, method, full)
-        return sink
+        setattr(encoder, method, full)
+        return encoder
 
-    monkeypatch.setattr(audio_module, "open_sink", failing)
+    monkeypatch.setattr(audio_module, "open_encoder", failing)
     with pytest.raises(AudioError, match="free some disk space"), AudioWriter(tmp_path / f"x{suffix}", 44100, 2) as out:
         out.write(np.zeros((2, 1000)))
     assert not list(tmp_path.iterdir())

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.audio.reading import AudioReader, resample
-from common.audio.sinks import AudioError
-from common.errors import UserError
+from common.errors import AudioError, UserError
 
 # A second quieter than this (-80 dBFS RMS) is silent: it says nothing about levels.
 SILENT_RMS = 1e-4

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.audio.sinks import FORMATS
-from common.audio.writing import CLIP_POLICIES, OUTPUT_SUFFIXES
+from common.audio.formats import FORMATS, OUTPUT_SUFFIXES
+from common.audio.writing import CLIP_POLICIES
 from common.cli import Parser, run
 from common.denoising.auto import AUTO, model_for
 from common.denoising.files import denoise_file, effective_strength, log_progress, removed_words

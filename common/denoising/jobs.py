@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.audio.formats import NEAREST, OUTPUT_SUFFIXES
 from common.audio.reading import AUDIO_SUFFIXES, audio_name, list_audio
-from common.audio.sinks import NEAREST
-from common.audio.writing import OUTPUT_SUFFIXES
 from common.denoising.records import is_recorded
 from common.errors import CallError
 from common.outputs import check_outputs

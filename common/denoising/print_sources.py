@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from common.audio.reading import AudioReader
-from common.audio.sinks import AudioError
 from common.denoising.noise_stream import resampled
 from common.denoising.print_finding import find_noise
-from common.errors import CallError
+from common.errors import AudioError, CallError
 from common.network.model import SILENCE_RMS, Denoiser
 from common.network.noise_print import LEAST_PRINT_SECONDS, print_rms, streamed_power
 
