@@ -13,7 +13,7 @@ import merger_white
 from common.audio.writing import write_audio
 from common.data import provenance, segment_sets
 from common.errors import CallError
-from common.evaluation import frozen_set as evaluation_set
+from common.evaluation import __main__ as evaluation_cli
 from common.network import checkpoints, export
 from common.network.checkpoints import save_weights
 from common.outputs import check_folders, check_outputs
@@ -53,8 +53,8 @@ CALLS = {
     "pack, the pool": (training_cli, ["pack", "songs", "noises", "-o", "p", "--compact", "p/pool.json"],
                        "would both become p/pool.json"),
     "unpack": (training_cli, ["unpack", "pool.zip", "-o", "pool.zip"], "pool.zip is a file"),
-    "evaluation set": (evaluation_set, ["--songs", "songs", "--noises", "noises", "-o", "songs/set"], "lies in songs"),
-    "evaluation set, index": (evaluation_set, ["--songs", "songs", "--noises", "noises", "-o", "i", "--check",
+    "evaluation set": (evaluation_cli, ["--songs", "songs", "--noises", "noises", "-o", "songs/set"], "lies in songs"),
+    "evaluation set, index": (evaluation_cli, ["--songs", "songs", "--noises", "noises", "-o", "i", "--check",
                                                "i/evaluation_set.csv"], "is the input i/evaluation_set.csv"),
     "regenerate": (provenance, ["regenerate", "i/manifest.csv", "--input-dir", "o", "--target-dir", "./o"],
                    "two output folders"),

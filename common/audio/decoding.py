@@ -54,21 +54,17 @@ def reason(error: Exception) -> str:
 
 @dataclass
 class Tally:
-    """What one pass over a file has found so far.
-
-    n_bytes: the size of the packets that gave samples; error: the first failure; problems: one message of each kind.
-    """
+    """What one pass over a file has found so far."""
 
     sample_rate: int = 1
     n_samples: int = 0
-    n_bytes: int = 0
+    n_bytes: int = 0  # the size of the packets that gave samples
     first_packet: bytes = b""
-    error: Exception | None = None
-    problems: dict[str, str] = field(default_factory=dict)
+    error: Exception | None = None  # the first failure
+    problems: dict[str, str] = field(default_factory=dict)  # one message of each kind
 
     @property
     def seconds(self) -> float:
-        """The length of the samples so far."""
         return self.n_samples / self.sample_rate
 
     def fail(self, error: Exception) -> None:
@@ -98,29 +94,30 @@ def opened(part: Part, options: dict[str, str]):
         yield container, stream
 
 
+def _packets(container, stream, tally):
+    """Yield packets up to where the container breaks off. The last packet empties the decoder."""
+    try:
+        yield from container.demux(stream)
+    except DECODER_ERRORS as error:
+        tally.fail(error)
+        yield None
+
+
 def frames(container: av.container.InputContainer, stream: av.AudioStream, tally: Tally) -> Iterator[av.AudioFrame]:
     """Yield the frames of a stream, without those that cannot be decoded, up to where the container breaks off."""
-    packets, context, kind = container.demux(stream), stream.codec_context, container.format.name
+    context, kind = stream.codec_context, container.format.name
     expected = float("inf")  # the time in seconds when the next frame begins
 
     def check_gap(time):
         if time > expected + GAP_SECONDS:
             tally.fail(UnreadableError("a gap in time"))
 
-    packet = True
-    while packet is not None:
-        try:
-            packet = next(packets, None)
-        except DECODER_ERRORS as error:
-            tally.fail(error)
-            packet = None
+    for packet in _packets(container, stream, tally):
+        found = []
         try:
             found = context.decode(packet)
-        except av.EOFError:  # the decoder is empty
-            found = []
         except DECODER_ERRORS as error:
             tally.fail(error)
-            found = []
         if packet is not None and found:
             tally.n_bytes += packet.size
             tally.first_packet = tally.first_packet or bytes(packet)
@@ -137,21 +134,17 @@ def frames(container: av.container.InputContainer, stream: av.AudioStream, tally
 
 @dataclass(frozen=True)
 class Format:
-    """The format of a file's audio, see AudioReader.
-
-    order: for each channel in WAV order, its index in the file, or None if the file has WAV order; options: options
-    for the decoder.
-    """
+    """The format of a file's audio, see AudioReader."""
 
     sample_rate: int
     channels: int
     layout: str | None
-    order: list[int] | None
+    order: list[int] | None  # for each channel in WAV order, its index in the file, unless the file has WAV order
     codec: str
     subtype: str | None
     bit_rate: int | None
     seconds: float
-    options: dict[str, str]
+    options: dict[str, str]  # of the decoder
 
 
 def describe(part: Part) -> Format:

@@ -37,16 +37,16 @@ class WaveEncoder:
             names = channel_names(av.AudioLayout(form.layout))
             self._mask = sum(1 << CHANNEL_ORDER.index(name) for name in names if name in CHANNEL_ORDER)
         self._file = open(path, "w+b")  # noqa: SIM115, closed by close()
-        self._begin = self._file.write(self._header(large=False))
+        self._begin = self._file.write(self._header())
 
-    def _header(self, large):
+    def _header(self):
         rate, channels, n_bytes = self._form.sample_rate, self._form.channels, self._n_bytes
         frame = channels * self._bits // 8
-        body = struct.pack("<HIIHH", channels, rate, rate * frame, frame, self._bits)
-        if self._mask is None:
-            body = struct.pack("<H", self._kind) + body
-        else:  # WAVE_FORMAT_EXTENSIBLE: the kind is the first field of a GUID
-            body = struct.pack("<H", 0xFFFE) + body + struct.pack("<HHIH", 22, self._bits, self._mask, self._kind)
+        large = n_bytes > MAX_BYTES
+        kind = self._kind if self._mask is None else 0xFFFE  # WAVE_FORMAT_EXTENSIBLE
+        body = struct.pack("<HHIIHH", kind, channels, rate, rate * frame, frame, self._bits)
+        if self._mask is not None:  # the kind is the first field of a GUID
+            body += struct.pack("<HHIH", 22, self._bits, self._mask, self._kind)
             body += bytes.fromhex("000000001000800000aa00389b71")
         chunks = struct.pack("<4sI", b"fmt ", len(body)) + body
         if self._form.subtype in ("FLOAT", "DOUBLE"):
@@ -59,7 +59,6 @@ class WaveEncoder:
         return struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + chunks
 
     def write(self, samples: np.ndarray):
-        """Append samples."""
         data = samples.astype(self._dtype, copy=False)
         if self._bits == 24:
             data = np.ascontiguousarray(data.view(np.uint8).reshape(-1, 4)[:, 1:])
@@ -67,11 +66,10 @@ class WaveEncoder:
         self._file.write(data.data)
 
     def close(self):
-        """Complete the header. The header of RF64 is longer: it shifts the samples."""
         with self._file as file:
             file.write(bytes(self._n_bytes % 2))
-            header = self._header(large=self._n_bytes > MAX_BYTES)
-            if len(header) > self._begin:
+            header = self._header()
+            if len(header) > self._begin:  # RF64: move the samples, from the end on
                 for start in reversed(range(self._begin, file.tell(), COPY_BYTES)):
                     file.seek(start)
                     data = file.read(COPY_BYTES)
@@ -105,7 +103,6 @@ class FFmpegEncoder:
         self._rate, self._n_samples = rate, 0
 
     def write(self, samples: np.ndarray):
-        """Append samples."""
         # FFmpeg converts interleaved samples to planes; PyAV reads beyond the planes of a planar frame of 8 channels.
         flat = np.ascontiguousarray(samples, self._dtype).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(flat, self._packed, self._layout)
@@ -114,7 +111,6 @@ class FFmpegEncoder:
         self._container.mux(self._stream.encode(frame))
 
     def close(self):
-        """Write the samples that the codec held back, and the index."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
@@ -136,13 +132,11 @@ class SndfileEncoder:
                                   format=codec.container, compression_level=level)
 
     def write(self, samples: np.ndarray):
-        """Append samples."""
         if self._resampler:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples, np.float32))
         self._file.write(samples)
 
     def close(self):
-        """Write the samples that the resampler held back."""
         if self._resampler:
             empty = np.zeros((0, self._file.channels), np.float32)
             self._file.write(self._resampler.resample_chunk(empty, last=True))

@@ -28,20 +28,14 @@ MAX_BYTES = 2**32 - 1024
 
 @dataclass(frozen=True)
 class Codec:
-    """How a kind of file stores samples.
+    """How a kind of file stores samples."""
 
-    name: FFmpeg's name; container: FFmpeg's name of the kind of file, or libsndfile's name in upper case; subtypes: the
-    sample formats that the codec keeps without loss, empty for a lossy codec; layouts: the channel layouts that the
-    codec knows, empty when it takes any; bit_rate: bits per second of stereo, close to transparent for music;
-    max_bytes: the largest size of all samples.
-    """
-
-    name: str
-    container: str
-    subtypes: tuple[str, ...] = ()
-    layouts: tuple[str, ...] = ()
-    bit_rate: int | None = None
-    max_bytes: float = float("inf")
+    name: str  # FFmpeg's name
+    container: str  # FFmpeg's name of the kind of file, or libsndfile's name in upper case
+    subtypes: tuple[str, ...] = ()  # the sample formats that are kept without loss, empty for a lossy codec
+    layouts: tuple[str, ...] = ()  # the known channel layouts, empty if any layout is allowed
+    bit_rate: int | None = None  # bits per second of stereo, close to transparent for music
+    max_bytes: float = float("inf")  # the largest size of all samples
 
 
 _INTEGERS = tuple(PCM_BITS)
@@ -68,20 +62,15 @@ NEAREST = {".mp4": ".m4a", ".aac": ".m4a"}
 
 @dataclass(frozen=True)
 class SampleForm:
-    """The form of the samples in one output file.
-
-    subtype: libsndfile's name of the sample format, None for a lossy codec; layout: FFmpeg's name of the channel
-    layout, or None; order: for each channel of the file, its index in WAV order; bit_rate: bits per second, None for a
-    lossless codec.
-    """
+    """The form of the samples in one output file."""
 
     codec: Codec
     sample_rate: int
     channels: int
-    subtype: str | None
-    layout: str | None
-    order: list[int]
-    bit_rate: int | None
+    subtype: str | None  # libsndfile's name of the sample format, None for a lossy codec
+    layout: str | None  # FFmpeg's name of the channel layout
+    order: list[int]  # for each channel of the file, its index in WAV order
+    bit_rate: int | None  # bits per second, None for a lossless codec
 
 
 def choose_form(path: Path, sample_rate: int, channels: int, subtype: str | None, like) -> SampleForm:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.audio.signals import SILENT_RMS, GaussianNoise, LoopedNoise, Song
+from common.audio.signals import MIN_SIGNAL_RMS, GaussianNoise, LoopedNoise, Song
 from common.audio.writing import AudioWriter
 
 # Target SNR in dB is drawn uniformly from one of these, by the song's dynamics.
@@ -27,7 +27,7 @@ FULL_SCALE = 32768  # 16-bit samples
 
 def dynamics(second_rms: np.ndarray) -> float:
     """Loudest over quietest of the RMS of a song's seconds, silent ones left out; 1 when all are silent."""
-    rms = second_rms[second_rms > SILENT_RMS]
+    rms = second_rms[second_rms > MIN_SIGNAL_RMS]
     return float(rms.max() / rms.min()) if len(rms) else 1.0
 
 

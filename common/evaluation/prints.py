@@ -15,7 +15,7 @@ import numpy as np
 from scipy.io import wavfile
 
 from common.audio.reading import resample
-from common.audio.signals import RECORDINGS, SILENT_RMS, GaussianNoise, with_channels
+from common.audio.signals import MIN_SIGNAL_RMS, RECORDINGS, GaussianNoise, with_channels
 from common.data.manifest import MANIFEST, read_manifest
 from common.data.mixing import file_sha256
 from common.data.noises import NoiseClip, parse_clip
@@ -80,7 +80,7 @@ def _stretch(row, own, clip, held):
     first, end = longest_free(recording.shape[-1], held, round(GUARD_SECONDS * rate))
     piece = recording[:, first : max(first, min(end, first + round(TEST_PRINT_SECONDS * rate)))]
     piece = piece - recording.mean(axis=-1, keepdims=True)
-    return piece if piece.size and np.sqrt(np.square(piece).mean()) > SILENT_RMS else piece[:, :0], first
+    return piece if piece.size and np.sqrt(np.square(piece).mean()) > MIN_SIGNAL_RMS else piece[:, :0], first
 
 
 def _longest(row, own, clips):
