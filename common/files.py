@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.errors import UserError
 
-# In a file name that is not UTF-8, Python holds some bytes as lone surrogates, which UTF-8 cannot encode. They are
-# written as JSON escapes such as \udce9, and read back from these.
+# Python holds the bytes of a file name that is not UTF-8 as lone surrogates, which UTF-8 cannot encode. Files contain
+# them as JSON escapes such as \udce9.
 _SURROGATE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 _UTF_16_MARKS = b"\xff\xfe", b"\xfe\xff"
 # Numbers of spreadsheets that separate columns by ; or tabs.

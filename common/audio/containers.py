@@ -27,6 +27,7 @@ class Part:
     source: str | Callable  # the argument of av.open, or a function that returns it
     samples: int | None = None  # the number of samples according to the container, where FFmpeg miscounts them
     options: dict[str, str] = field(default_factory=dict)  # of the demuxer
+    problem: str = ""  # what the header has wrong
 
 
 class _Form(NamedTuple):
@@ -46,17 +47,16 @@ _FORMS = {b"RIFF": _Form(struct.Struct("<4sI"), 12, False, 2, b"data"),
 _FORMS[b"RF64"] = _FORMS[b"BW64"] = _FORMS[b"RIFF"]
 
 
-def parts(path: Path) -> tuple[list[Part], str]:
-    """Return the parts of a file in order, nearly always one, and what its header had wrong. Raises OSError."""
+def parts(path: Path) -> list[Part]:
+    """Return the parts of a file in order, nearly always one. Raises OSError."""
     name = f"file:{path}"  # FFmpeg takes the beginning of a bare name with a colon for a protocol
     with open(path, "rb") as file:
         magic = file.read(4)
         if magic == b"OggS" or path.suffix.lower() in OGG_SUFFIXES:
-            return list(_links(file, name)) or [Part(name)], ""
+            return list(_links(file, name)) or [Part(name)]
         if magic in _FORMS:
-            part, problem = _with_true_size(path, file, magic, name)
-            return [part], problem
-    return [Part(name)], ""
+            return [_with_true_size(path, file, magic, name)]
+    return [Part(name)]
 
 
 def _links(file, name) -> Iterator[Part]:
@@ -81,16 +81,16 @@ def _links(file, name) -> Iterator[Part]:
 
 
 def _with_true_size(path, file, magic, name):
-    """Return one part, with the size of the sound corrected if the header says another, and what was wrong."""
+    """Return a file as one part, with the size of the sound corrected if the header has it wrong."""
     form, size = _FORMS[magic], file.seek(0, 2)
     options = {} if magic == b"FORM" else WAV_OPTIONS
     found = _sound(file, form, size)
     if not found:
-        return Part(name), ""
+        return Part(name)
     where, width, start, said = found
     true = said if _ends_well(file, form, start + said, size) else size - start
     if true == 0:  # FFmpeg takes 0 for an unknown size
-        return Part(f"subfile,,start,0,end,{start},,:{name}"), ""
+        return Part(f"subfile,,start,0,end,{start},,:{name}")
     order = "big" if form.header.format.startswith(">") else "little"
     patches, problem = {}, ""
     if true != said:
@@ -99,7 +99,7 @@ def _with_true_size(path, file, magic, name):
         problem = f"its header counts {said} bytes of sound, but there are {true}"
     if magic == b"FORM" and (patches or 8 + _number(file, 4, 4, order) < start + true):
         patches[4] = min(size - 8, 2**32 - 1).to_bytes(4, order)
-    return Part((lambda: _Patched(path, patches)) if patches else name, options=options), problem
+    return Part((lambda: _Patched(path, patches)) if patches else name, options=options, problem=problem)
 
 
 def _number(file, at, width, order):

@@ -14,13 +14,13 @@ from common.audio.formats import CHANNEL_ORDER, channel_names
 from common.errors import PARSER_ERRORS
 
 DECODER_ERRORS = (av.FFmpegError, *PARSER_ERRORS)
-# For each sample format of FFmpeg: NumPy's type, and the factor that brings its full scale to 1.
+# NumPy's type of each sample format of FFmpeg, and the factor that brings its full scale to 1.
 SAMPLE_FORMATS = {"u8": (np.uint8, 2.0**-7), "s16": (np.int16, 2.0**-15), "s32": (np.int32, 2.0**-31),
                   "s64": (np.int64, 2.0**-63), "flt": (np.float32, 1.0), "dbl": (np.float64, 1.0)}
-# For each sample format of FFmpeg: the smallest subtype of libsndfile that holds it. Words of 32 bits mostly hold
-# samples of 24 bits; DEPTHS finds the exceptions.
+# The smallest subtype of libsndfile that holds each sample format of FFmpeg. Words of 32 bits mostly hold samples of 24
+# bits; DEPTHS finds the exceptions.
 SUBTYPES = {"u8": "PCM_16", "s16": "PCM_16", "s32": "PCM_24", "s64": "DOUBLE", "flt": "FLOAT", "dbl": "DOUBLE"}
-# For each lossless codec: how the bits of a sample follow from the header or from the first packet.
+# Functions that find the bits of a sample in the header or in the first packet of a lossless codec.
 DEPTHS = {"flac": lambda header, _: ((header[12] & 1) << 4 | header[13] >> 4) + 1, "alac": lambda header, _: header[17],
           "wavpack": lambda _, packet: 8 * (packet[24] & 3) + 8, "pcm_s32le": lambda *_: 32, "pcm_s32be": lambda *_: 32}
 # Containers that may store channels in an order of their own.
@@ -157,7 +157,7 @@ def describe(part: Part) -> Format:
         if codec == "flac":  # by default FFmpeg decodes damaged frames to noise
             options = {"err_detect": "crccheck+explode"}
         elif codec.startswith("pcm_") and container.format.name in FREE_ORDER:
-            layout = context.layout  # never freed, since PyAV frees a layout of a free order twice
+            layout = context.layout  # PyAV frees a layout of a free order twice: this reference keeps it from that
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
             names = channel_names(layout)
             options = {"ch_layout": f"{len(names)}c"}
@@ -202,6 +202,8 @@ def decode(part: Part, wanted: Format, tally: Tally, dtype: str) -> Iterator[np.
 
     Raises UnreadableError, or ConversionError for frames of another form that cannot be converted.
     """
+    if part.problem:
+        tally.problems["size"] = part.problem
     with opened(part, wanted.options) as (container, stream):
         found = frames(container, stream, tally)
         if not stream.codec_context.flags2 & SKIP_MANUAL:

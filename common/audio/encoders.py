@@ -17,7 +17,7 @@ from common.audio.formats import CHANNEL_ORDER, DEFAULT_LAYOUTS, MAX_BYTES, PCM_
 from common.errors import AudioError
 from common.files import c_name
 
-# For each sample format of WAV files: the code of its kind, the bits of a sample, and the type of the words in memory.
+# The sample formats of WAV files: code of the kind, bits of a sample, and type of the words that hold it in memory.
 WAV_TYPES = {"PCM_16": (1, 16, "<i2"), "PCM_24": (1, 24, "<i4"), "PCM_32": (1, 32, "<i4"), "FLOAT": (3, 32, "<f4"),
              "DOUBLE": (3, 64, "<f8")}
 COPY_BYTES = 1 << 24

@@ -81,7 +81,7 @@ class AudioReader(AbstractContextManager):
             raise CallError(f"expected an audio file, but {self.path} does not exist: check the path")
         try:
             self._version = str(self.path), self.path.stat().st_mtime_ns
-            self._parts, self._problem = parts(self.path)
+            self._parts = parts(self.path)
             self._format = found = self._describe()
         except (OSError, UnreadableError) as error:
             raise AudioError(f"expected a readable audio file, but {self.path} could not be decoded ({reason(error)}): "
@@ -120,8 +120,6 @@ class AudioReader(AbstractContextManager):
     def _decoded(self, dtype="float32"):
         """Yield the samples of one pass over the file, in arrays of any length."""
         tally = Tally(self.sample_rate)
-        if self._problem:
-            tally.problems["size"] = self._problem
         try:
             for part in self._parts:
                 try:
