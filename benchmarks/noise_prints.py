@@ -30,7 +30,7 @@ RATE = STFT().sample_rate
 def _draw(rng, files):
     """Read a random file that is not silent, mono."""
     while True:
-        audio = read_audio(files[rng.integers(len(files))], RATE, mono=True)[0][0]
+        audio = read_audio(files[rng.integers(len(files))], RATE)[0].mean(0)
         if np.sqrt(np.mean(audio**2)) > 1e-3:
             return audio
 

@@ -1,4 +1,4 @@
-"""The mistakes that end a run with one sentence instead of a traceback, and one file of many, which must not end it."""
+"""Errors that end a run with one sentence instead of a traceback, and the guard for one bad file of many."""
 
 import contextlib
 import errno
@@ -7,20 +7,20 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-# What libraries raise when they parse damaged data, beside errors of their own. Caught around their calls alone.
+# Errors that libraries raise for damaged data, besides their own types. Catch these only around calls of libraries.
 PARSER_ERRORS = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError,
                  RuntimeError, TypeError, ValueError, struct.error, zlib.error)
-# No fault of the file that was being read: no room, too many open files.
-_OF_THE_SYSTEM = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# Errors of the system, not of the file that is read: a full disk, too many open files.
+_SYSTEM_ERRORS = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def printable(text: str) -> str:
-    """Text as it is, but for what no output can encode: file names that are not UTF-8 show their odd bytes escaped."""
+    """Escape the bytes of file names that are not UTF-8, which no output can encode."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class UserError(Exception):
-    """A run that cannot succeed with what it was given (exit code 1).
+    """A run that cannot succeed with its inputs (exit code 1).
 
     The message is one sentence: what was expected, what came and what to do.
     """
@@ -31,33 +31,37 @@ class UserError(Exception):
         return printable(super().__str__())
 
     def _render_traceback_(self):
-        # IPython asks an exception for this in place of a traceback.
+        # IPython shows this in place of a traceback.
         return [f"{type(self).__name__}: {self}"]
 
 
 class CallError(UserError):
-    """A call whose arguments are wrong, found before any work was done (exit code 2)."""
+    """A call with wrong arguments, found before any work was done (exit code 2)."""
 
     exit_code = 2
 
 
+class AudioError(UserError):
+    """An audio file that cannot be read or written."""
+
+
 class UnusableError(UserError):
-    """One file among others that cannot be used: to be left out, counted and named."""
+    """One file of many that cannot be used. The run leaves it out, counts it and names it."""
 
 
 @contextlib.contextmanager
 def one_of_many(path: str | Path) -> Iterator[None]:
-    """Use one file among others: any exception while it is used becomes an UnusableError.
+    """Turn any exception inside the `with` block into an UnusableError of the file, except errors of the system.
 
-    Decoders raise any exception, a MemoryError too where a damaged file claims an absurd size, and one file must never
-    end a batch. A full disk is no fault of the file and passes.
+    One file must never end a batch, and decoders raise exceptions of any type: even MemoryError, when a damaged header
+    claims an absurd size.
     """
     try:
         yield
     except UserError as error:
         raise UnusableError(str(error)) from error
-    except Exception as error:  # of any kind: the next file may be fine
-        if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
             raise
         raise UnusableError(f"expected an audio file that can be used, but {path} cannot ({type(error).__name__}: "
                             f"{error}): replace or remove it") from error

@@ -1,4 +1,4 @@
-"""Small files: written whole or not at all, and read as others may have left them."""
+"""Small files: text and tables that are written as a whole or not at all, and read as spreadsheets may save them."""
 
 import csv
 import io
@@ -6,29 +6,28 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from common.errors import UserError
 
-# A file name need not be UTF-8. Python holds its odd bytes as lone surrogates, which UTF-8 cannot encode. They are
-# written as JSON escapes, \udce9, and read back from these.
+# Python holds the bytes of a file name that is not UTF-8 as lone surrogates, which UTF-8 cannot encode. Files contain
+# them as JSON escapes such as \udce9.
 _SURROGATE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
-# Spreadsheets save what they call Unicode, UTF-8 with a mark, or the code page of Western Windows.
-_ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")
 _UTF_16_MARKS = b"\xff\xfe", b"\xfe\xff"
-# Where ; or tabs separate columns, a comma stands within numbers.
+# Numbers of spreadsheets that separate columns by ; or tabs.
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+([eE][-+]?\d+)?")
 
 
 def c_name(path: str | Path) -> str | bytes:
-    """A path as libsndfile is to be given it: a name may be any bytes, and its binding insists on UTF-8."""
+    """Return a path in the form that libsndfile needs: soundfile encodes text as UTF-8, but a name may be any bytes."""
     return os.fspath(path) if os.name == "nt" else os.fsencode(path)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name beside `path`, then rename: a kill leaves the old file or the new one."""
+    """Write UTF-8 text to a temporary file beside `path`, then rename it: a kill leaves the old file or the new one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may write the same
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may write the same file
     try:
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
@@ -38,7 +37,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_csv(path: str | Path, rows: Sequence[dict], columns: Iterable[str] | None = None) -> None:
-    """Write rows as write_text does; with the keys of the first one as columns, if none are given."""
+    """Write rows with write_text. By default the columns are the keys of the first row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if columns is None else columns, lineterminator="\n")
     writer.writeheader()
@@ -47,10 +46,10 @@ def write_csv(path: str | Path, rows: Sequence[dict], columns: Iterable[str] | N
 
 
 def read_rows(path: str | Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file, all values as text; empty when there is no such file.
+    """Read the rows of a CSV file, all values as text; no rows if the file does not exist.
 
     A spreadsheet may have saved it: with `;` or tabs between columns and then perhaps decimal commas, with a byte order
-    mark, as UTF-16 or in Western Windows' code page. Raises UserError for a file that lacks some of `columns`.
+    mark, as UTF-16 or in the code page of Western Windows. Raises UserError if some of `columns` are missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,19 +76,17 @@ def read_rows(path: str | Path, columns: Iterable[str] = ()) -> list[dict[str, s
 def _decoded(data):
     if data.startswith(_UTF_16_MARKS):
         return data.decode("utf-16", errors="replace")
-    for encoding in _ENCODINGS:
-        try:
+    for encoding in ("utf-8-sig", "cp1252"):
+        with suppress(UnicodeDecodeError):
             return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("Latin-1 decodes everything")
+    return data.decode("latin-1")
 
 
 def read_json(path: str | Path, advice: str) -> dict:
-    """The object in a JSON file; raises UserError, which ends in `advice`, when it is damaged."""
+    """Read the object in a JSON file. Raises UserError, which ends in `advice`, if the file is damaged."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # of the encoding or of the JSON
+    except ValueError as error:  # both wrong UTF-8 and wrong JSON
         raise UserError(f"expected JSON in {path}, but it is damaged ({error}): {advice}") from error
     if not isinstance(content, dict):
         raise UserError(f"expected a JSON object in {path}, got a {type(content).__name__}: {advice}")

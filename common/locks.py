@@ -1,8 +1,7 @@
-"""Folders for one run alone: two that write into one would delete each other's unfinished files."""
+"""Locks that keep a folder for one run: two runs in one folder would delete each other's unfinished files."""
 
-import contextlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -12,32 +11,27 @@ from common.errors import CallError
 LOCK = ".lock"
 
 
-@contextlib.contextmanager
+@contextmanager
 def locked(*folders: str | Path) -> Iterator[None]:
-    """Keep other runs out of folders, which are made; a run that is killed lets go of them.
+    """Make folders and keep other runs out of them.
 
-    The lock is a file LOCK in the folder, which a killed run leaves and which then means nothing. Raises CallError when
-    another run has a folder.
+    A killed run leaves the file LOCK in its folder, but no lock. Raises CallError if another run has a folder.
     """
-    with ExitStack() as stack:
+    with ExitStack() as locks:
         for folder in map(Path, folders):
-            stack.enter_context(_locked(folder))
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / LOCK)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout as error:
+                raise CallError(f"expected {folder} for this run alone, but another run is writing there: wait until "
+                                "it has ended, stop it, or choose another folder") from error
+            locks.callback(_release, lock)
         yield
 
 
-@contextlib.contextmanager
-def _locked(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise CallError(f"expected {folder} for this run alone, but another run is writing there: wait until it has "
-                        "ended, stop it, or choose another folder") from error
-    try:
-        yield
-    finally:
-        # Before the release, since afterwards the file may be the lock of another run. Windows removes no open file.
-        with contextlib.suppress(OSError):
-            (folder / LOCK).unlink()
-        lock.release()
+def _release(lock):
+    # Remove the file first: after the release it may be the lock of another run. Windows removes no open file.
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
+    lock.release()

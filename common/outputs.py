@@ -1,4 +1,4 @@
-"""Nothing that is written may be something that is read, or be written twice: told before anything is computed."""
+"""Checks before a run: no output may replace an input or another output."""
 
 import os
 import unicodedata
@@ -10,28 +10,28 @@ from common.errors import CallError
 
 
 def _place(path):
-    """Where a path lies, with links to folders followed, as file systems take it that know no case."""
+    """Return the location of a path with links to folders followed, in the form of file systems without case."""
     path = Path(path)
-    # A link to a file is replaced by what is written there, not followed.
+    # A link to a file is not followed, since an output replaces it.
     real = os.path.realpath(path) if os.path.isdir(path) else os.path.join(os.path.realpath(path.parent), path.name)
     return unicodedata.normalize("NFC", real).casefold()
 
 
 def _marks(path):
-    """Marks of a path: where it lies, and the file that is there now. Two paths of one file share a mark."""
+    """Return the location of a path and the identity of the file there. Two paths of one file have one in common."""
     marks = {_place(path)}
     with suppress(OSError):
         found = os.stat(path)
-        if found.st_ino:  # some network drives number nothing
+        if found.st_ino:  # some network drives give all files the number 0
             marks.add((found.st_dev, found.st_ino))
     return marks
 
 
 def check_outputs(outputs: Iterable[tuple[str | Path, object]], inputs: Iterable[str | Path] = ()) -> None:
-    """Raise CallError if a file to write is an input or written twice, or where a file and a folder want one place.
+    """Raise CallError if an output is an input, is written twice, or needs the place of a folder.
 
-    outputs: (path, what it is made from or meant for). A link to a file, hard or symbolic, is that file, and names
-    that differ in case alone are one name, as they are on many systems.
+    outputs: each path with the source or the purpose of the file. A hard or symbolic link to a file counts as that
+    file. Names that differ only in case count as one name, as on many systems.
     """
     outputs, written = [(Path(path), what) for path, what in outputs], {}
     read = {mark: path for path in inputs for mark in _marks(path)}
@@ -52,9 +52,9 @@ def check_outputs(outputs: Iterable[tuple[str | Path, object]], inputs: Iterable
 
 
 def check_folders(outputs: Mapping[str, str | Path], sources: Iterable[str | Path] = ()) -> None:
-    """Raise CallError if two folders to write to are one, or if one lies in a folder that is read.
+    """Raise CallError if two output folders are the same, or if one lies in a source: the next run would read it.
 
-    outputs: folders by the names of their flags. What is written among sources would be a source the next time.
+    outputs: folders by the names of their flags.
     """
     read, written = {_place(source): source for source in sources}, {}
     for name, folder in outputs.items():

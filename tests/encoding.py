@@ -1,20 +1,20 @@
-"""Small files in formats that the project itself does not write."""
+"""Small audio files in formats that the project itself does not write."""
 
 from fractions import Fraction
 
 import av
 import numpy as np
 
-# What an encoder takes, where it is not planar float.
+# The sample formats of encoders that do not take planar floats.
 FORMATS = {"alac": "s32p", "flac": "s32", "wavpack": "s32p", "tta": "s32", "pcm_s24le": "s32", "pcm_s32le": "s32",
            "pcm_f64le": "dbl", "mp2": "s16"}
 
 
 def encode(path, codec, samples, rate=44100, layout=None, kind=None, **options):
-    """Write (channels, samples), floats or int32, through FFmpeg as a sample format that the encoder takes."""
+    """Write (channels, samples), floats or integers, with FFmpeg in a sample format that the encoder takes."""
     layout, kind = layout or ("mono", "stereo")[len(samples) - 1], kind or FORMATS.get(codec, "fltp")
     packed = kind.removesuffix("p")
-    samples = samples / 2.0**31 if samples.dtype == np.int32 else np.asarray(samples, np.float64)
+    samples = samples / -float(np.iinfo(samples.dtype).min) if samples.dtype.kind == "i" else samples.astype(np.float64)
     if packed in ("s16", "s32"):
         samples = np.clip(np.rint(samples * 2.0 ** (int(packed[1:]) - 1)), *(np.iinfo(f"i{int(packed[1:]) // 8}").min,
                                                                              np.iinfo(f"i{int(packed[1:]) // 8}").max))

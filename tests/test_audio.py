@@ -6,9 +6,8 @@ import pytest
 import soundfile as sf
 
 from common.audio.reading import AudioReader, list_audio, read_audio, resample
-from common.audio.sinks import AudioError
 from common.audio.writing import AudioWriter, to_pcm, write_audio
-from common.errors import CallError
+from common.errors import AudioError, CallError
 
 
 @pytest.mark.parametrize("suffix, subtype", [(".wav", "PCM_16"), (".wav", "PCM_24"), (".wav", "FLOAT"),

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.audio.sinks import AudioError
 from common.audio.writing import write_audio
 from common.data.pool import SONG, Clip, Pool
 from common.denoising.auto import (
@@ -14,7 +13,7 @@ from common.denoising.auto import (
     model_for,
     probe_windows,
 )
-from common.errors import UserError
+from common.errors import AudioError, UserError
 from common.labels import CLASS_NAMES, weights_name
 from common.network import checkpoints
 from common.network.checkpoints import find_weights, save_atomically, weights_content

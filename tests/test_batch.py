@@ -13,9 +13,10 @@ import pytest
 import soundfile as sf
 import torch
 
+from common.audio.formats import OUTPUT_SUFFIXES
 from common.audio.reading import AUDIO_SUFFIXES, read_audio
 from common.audio.tags import Tags, read_tags
-from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
+from common.audio.writing import AudioWriter, write_audio
 from common.denoising import __main__ as batch
 from common.denoising.files import removed_words
 from common.denoising.jobs import RECORDS, record

@@ -7,8 +7,7 @@ import torch
 
 from common.audio import reading as audio
 from common.audio.reading import AudioReader
-from common.audio.sinks import AudioError
-from common.errors import UserError
+from common.errors import AudioError, UserError
 from common.network.checkpoints import load_weights, weights_content
 from common.network.dcunet import DCUNet20
 from common.network.model import Denoiser
@@ -21,7 +20,7 @@ PER_KIND = 40
 
 
 def intact(folder, rng):
-    """A small file of every kind, as bytes."""
+    """Return a small file of every kind as bytes."""
     for name, subtype in KINDS.items():
         samples = 0.1 * rng.standard_normal((2, 6000))
         if subtype.islower():
@@ -33,10 +32,10 @@ def intact(folder, rng):
 
 
 def damaged(data, rng):
-    """Bytes changed, zeroed, cut out, inserted, doubled or cut off, once or a few times."""
+    """Change, zero, cut out, insert, double or cut off bytes, once or a few times."""
     for _ in range(rng.integers(1, 4)):
         size = max(2, len(data))
-        # Headers are small and break most: every second place lies in the first bytes.
+        # Headers are small and break most: half of the places lie in the first bytes.
         start = int(rng.integers(min(size, 200)) if rng.random() < 0.5 else rng.integers(size))
         length = int(rng.choice([1, 4, 50, 1000]))
         piece, rest = data[:start], data[start + length :]
@@ -47,7 +46,7 @@ def damaged(data, rng):
 
 
 def outcome(path):
-    """How reading ended: the samples that came, twice the same, or AudioError."""
+    """Return how reading ended: twice with the same samples, without samples, or with AudioError."""
     try:
         with AudioReader(path) as reader:
             first = [block.sum(dtype=np.float64) for block in reader.blocks(5000)]
@@ -81,7 +80,7 @@ class _Harmful:
 
 
 def weights_outcome(path, state):
-    """How loading ended: the weights that were written, others that passed for such, or UserError."""
+    """Return how loading ended: with the written weights, with other weights, or with UserError."""
     try:
         found = load_weights(path)[0].state_dict()
     except UserError as error:
@@ -91,7 +90,10 @@ def weights_outcome(path, state):
 
 
 def weights_files(folder):
-    """(state, bytes, made by code in it): zipped weights, weights without checksums, and one that would run code."""
+    """Return the state, the bytes of three files, and a path that code in the third file would make.
+
+    The files: zipped weights, weights without checksums, and weights that would run code.
+    """
     torch.manual_seed(0)
     model = Denoiser(DCUNet20(1), STFT())
     content, mark = weights_content(model, {"noise": "white"}), folder / "run"

@@ -1,4 +1,4 @@
-"""No command writes over what it reads, or twice into one place: told before anything is computed."""
+"""No command replaces its inputs or writes twice to one place: the error comes before any computation."""
 
 import os
 import sys
@@ -63,7 +63,7 @@ CALLS = {
 
 @pytest.fixture
 def place(model, tmp_path, monkeypatch):
-    """A folder with something of everything, links too."""
+    """A folder with inputs of all commands, and links."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "published")
     for name in ("songs/s.wav", "noises/fold1/n.wav", "i/INPUT-S1N1-(a)-(b).wav", "t/TARGET-S1N1-(a)-(b).wav"):

@@ -1,4 +1,4 @@
-"""Whatever a header says, whatever is joined, appended or broken: all sound of a file is read, once and in order."""
+"""All sound of a file is read once and in order, also from files with wrong headers, joined parts or damage."""
 
 import logging
 import os
@@ -10,8 +10,8 @@ import soundfile as sf
 from scipy.signal import fftconvolve
 
 from common.audio.reading import AudioReader, list_audio, read_audio
-from common.audio.sinks import AudioError
 from common.denoising.auto import PROBES, probe_windows
+from common.errors import AudioError
 from common.network.confidence import WINDOW_SAMPLES
 from common.training.pair_batches import _read_crop
 from tests.encoding import encode
@@ -34,7 +34,7 @@ def peak_hertz(samples, rate):
 
 
 def alike(part, audio):
-    """Whether audio holds the part somewhere, but for what a decoder does otherwise after a break."""
+    """Whether audio holds the part somewhere. After a break, a decoder may change it a little."""
     return fftconvolve(audio, part[::-1], mode="valid").max() > 0.9 * np.square(part).sum()
 
 
@@ -48,7 +48,7 @@ def opus(path, samples):
 
 
 def intact(folder, kind, samples):
-    """A file of a kind, and what it sounds like."""
+    """Write a file of a kind; return its path and its samples."""
     path = folder / f"a.{kind}"
     if kind in CODECS:
         encode(path, CODECS[kind], samples)
@@ -118,7 +118,7 @@ LIES = {"nothing": lambda n: 0, "half": lambda n: n // 2, "a little": lambda n: 
 @pytest.mark.parametrize("kind, subtype", [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAVEX", "PCM_24"),
                                            ("AIFF", "PCM_16"), ("AIFF", "PCM_24"), ("RF64", "PCM_16"),
                                            ("W64", "PCM_16")])
-def test_the_size_in_a_header_is_not_believed(tmp_path, kind, subtype, lie, both):
+def test_a_wrong_size_in_a_header_changes_nothing(tmp_path, kind, subtype, lie, both):
     path, samples = tmp_path / ("a.aiff" if kind == "AIFF" else "a.wav"), noise(0.3)
     data = bytearray(written(path, samples, RATE, subtype, kind))
     whole, _ = read_audio(path)
@@ -154,7 +154,7 @@ def test_what_is_appended_to_a_wav_file_is_no_sound(tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, 10**6, 2**36 - 1])
-def test_the_count_in_a_flac_header_is_not_believed(tmp_path, count):
+def test_a_wrong_count_in_a_flac_header_changes_nothing(tmp_path, count):
     path, samples = tmp_path / "a.flac", noise()
     data = bytearray(written(path, samples))
     whole, _ = read_audio(path)
@@ -232,7 +232,7 @@ def test_the_rate_of_lossy_files_is_told(tmp_path, codec, name, rate):
         assert reader.codec == {"libmp3lame": "mp3"}.get(codec, codec)
 
 
-# Vorbis I, section 4.3.9, which Opus shares (RFC 7845): where the channels of WAV lie in such a file.
+# The places of the channels of WAV in a Vorbis (Vorbis I, section 4.3.9) or Opus file (RFC 7845).
 VORBIS = {3: [0, 2, 1], 4: [0, 1, 2, 3], 5: [0, 2, 1, 3, 4], 6: [0, 2, 1, 5, 3, 4], 7: [0, 2, 1, 6, 5, 3, 4],
           8: [0, 2, 1, 7, 5, 6, 3, 4]}
 LAYOUTS = {3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
@@ -284,7 +284,7 @@ RUBBISH = {"zeros": bytes(20000), "lyrics": b"LYRICSBEGIN" + b"IND00002\r\n" * 2
 @pytest.mark.parametrize("what", RUBBISH)
 def test_rubbish_behind_intact_audio_is_no_reason_to_refuse_it(tmp_path, caplog, kind, what):
     if (kind, what) == ("wav", "noise"):
-        pytest.skip("nothing tells it from the sound of a recorder that crashed")
+        pytest.skip("noise looks like the sound of a recorder that crashed")
     path, whole = intact(tmp_path, kind, noise())
     with open(path, "ab") as file:
         file.write(RUBBISH[what])

@@ -3,8 +3,8 @@ import pytest
 
 from common.audio import signals
 from common.audio.signals import GaussianNoise, LoopedNoise, RecordingCache, SilentError, Song, Spool
-from common.audio.sinks import AudioError
 from common.audio.writing import write_audio
+from common.errors import AudioError
 
 
 def joined(signal, *args):

@@ -1,4 +1,4 @@
-"""Tags and pictures: what goes in comes out, in every format that can hold it, and never at the cost of the audio."""
+"""Tags and pictures are kept in every format that can hold them, and never cost the audio."""
 
 import io
 import os
@@ -14,15 +14,16 @@ from mutagen.flac import FLAC, Picture
 from PIL import Image
 
 from common.audio import tags as tags_module
+from common.audio.formats import OUTPUT_SUFFIXES
 from common.audio.reading import AudioReader, read_audio
-from common.audio.sinks import AudioError
 from common.audio.tags import FRONT_COVER, MAX_FLAC_PICTURE, Tags, read_tags
-from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
+from common.audio.writing import AudioWriter, write_audio
 from common.denoising.files import DenoiseSettings, denoise_file
+from common.errors import AudioError
 
 
 def picture(kind, mode="RGB", size=8):
-    """A picture file of Pillow's kind and mode."""
+    """Make a picture file with Pillow's names of a kind and a mode."""
     file = io.BytesIO()
     Image.new(mode, (size, size)).save(file, kind)
     return file.getvalue()
@@ -41,7 +42,7 @@ TAGS = Tags(TEXT, PICTURES["png"], ((4, PICTURES["jpeg"]), (0, PICTURES["cmyk jp
 
 
 def tagged(path, tags, n=3000):
-    """A short song with these tags; returns its path."""
+    """Write a short song with these tags; return its path."""
     with AudioWriter(path, 48000, 2, tags=tags) as writer:
         writer.write(0.1 * np.random.default_rng(0).standard_normal((2, n)).astype(np.float32))
     return path
@@ -182,7 +183,7 @@ def test_tags_that_are_not_utf_8_are_kept_as_well_as_can_be(model, tmp_path, kin
 
 
 def test_comments_that_are_not_utf_8_in_ogg(model, tmp_path):
-    """As old encoders wrote them; the page's checksum is made anew by copying the packets."""
+    """Old encoders wrote such comments. Copying the packets renews the checksum of the page."""
     source = tagged(tmp_path / "in.ogg", Tags())
     with av.open(str(source), metadata_errors="surrogateescape") as old, \
             av.open(str(tmp_path / "latin.ogg"), "w", metadata_errors="surrogateescape") as new:
@@ -232,7 +233,7 @@ def test_tags_that_cannot_be_written_leave_the_audio_whole(tmp_path, monkeypatch
 
 
 def test_what_other_programs_find(tmp_path):
-    """WAV has the texts twice: many players know RIFF INFO only; and the first picture is a front cover."""
+    """WAV has the texts twice, since many players know only RIFF INFO. The first picture is a front cover."""
     data = tagged(tmp_path / "x.wav", TAGS).read_bytes()
     assert struct.unpack_from("<I", data, 4)[0] == len(data) - 8
     assert b"LIST" in data and b"INAM" + struct.pack("<I", 8) + "Ä song\0".encode() in data

@@ -1,42 +1,27 @@
-"""What is written: sample formats, bit rates, channel layouts and sizes, as other programs see them."""
+"""Written files as other programs see them: sample formats, bit rates, channel layouts and sizes."""
 
 import os
 import struct
-from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import soundfile as sf
 
-from common.audio import sinks
+from common.audio import encoders, formats
 from common.audio import writing as audio_module
+from common.audio.formats import OUTPUT_SUFFIXES
 from common.audio.reading import AudioReader, read_audio
-from common.audio.sinks import AudioError
-from common.audio.writing import OUTPUT_SUFFIXES, AudioWriter, write_audio
+from common.audio.writing import AudioWriter, write_audio
 from common.denoising.files import DenoiseSettings, denoise_file
+from common.errors import AudioError
+from tests.encoding import encode
 
 BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 
 
-def encode(path, codec, samples, rate=44100, layout="stereo", bit_rate=None, options=None, container=None):
-    """A file by FFmpeg alone; int32 samples (in the top bits) or floats, of shape (channels, samples)."""
-    packed = {"int16": "s16", "int32": "s32"}.get(samples.dtype.name, "flt")
-    with av.open(str(path), "w", format=container) as file:
-        stream = file.add_stream(codec, rate=rate, layout=layout, options=options or {})
-        planar = codec in ("alac", "aac", "libmp3lame")
-        stream.format = packed + "p" * planar
-        if bit_rate:
-            stream.bit_rate = bit_rate
-        flat = np.ascontiguousarray(samples.T).reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(flat if packed != "flt" else flat.astype(np.float32), packed, layout)
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
-        for packet in (*stream.encode(frame), *stream.encode(None)):
-            file.mux(packet)
-
-
 def decode(path):
-    """(samples as floats of shape (channels, samples), codec, layout) by FFmpeg alone."""
+    """Return (samples as floats of shape (channels, samples), codec, layout), read by FFmpeg alone."""
     with av.open(str(path)) as file:
         stream = file.streams.audio[0]
         resampler = av.AudioResampler("dbl")
@@ -46,7 +31,7 @@ def decode(path):
 
 
 def lossless_file(folder, rng, suffix, subtype):
-    """A file of random bits of this sample format, and its samples."""
+    """Write a file of random bits in a sample format; return its path and its samples."""
     n, path = 3001, folder / f"in{suffix}"
     if subtype in BITS:
         words = rng.integers(-(2**31), 2**31, (2, n)).astype(np.int32) >> (32 - BITS[subtype]) << (32 - BITS[subtype])
@@ -57,8 +42,12 @@ def lossless_file(folder, rng, suffix, subtype):
         sf.write(path, (words if subtype in BITS else samples).T, 44100, subtype)
     else:
         bits = BITS[subtype]
-        encode(path, "alac" if suffix == ".m4a" else "flac", (words >> 16).astype(np.int16) if bits == 16 else words,
-               options={"bits_per_raw_sample": str(bits), "strict": "experimental"})
+        kind = "s16" if bits == 16 else "s32"
+        options = {"bits_per_raw_sample": str(bits), "strict": "experimental"}
+        if suffix == ".m4a":
+            encode(path, "alac", words, kind=f"{kind}p", **options)
+        else:
+            encode(path, "flac", words, kind=kind, **options)
     return path, samples.astype(float)
 
 
@@ -98,10 +87,10 @@ def test_32_bit_alac_gets_24_with_a_warning(tmp_path, caplog):
 
 
 def test_lossless_is_kept_between_files_of_one_kind_only(rng, tmp_path):
-    """FLAC in MP4 goes on as ALAC, but M4A made from FLAC is AAC, as anyone expects."""
+    """M4A made from MP4 with FLAC is ALAC, but M4A made from FLAC is AAC, as users expect."""
     words = rng.integers(-(2**15), 2**15, (2, 3000)).astype(np.int16)
-    encode(tmp_path / "in.mp4", "flac", words)
-    encode(tmp_path / "in.flac", "flac", words)
+    for name in ("in.mp4", "in.flac"):
+        encode(tmp_path / name, "flac", words, kind="s16")
     codecs = []
     for source in ("in.mp4", "in.flac"):
         with AudioReader(tmp_path / source) as reader, \
@@ -112,7 +101,7 @@ def test_lossless_is_kept_between_files_of_one_kind_only(rng, tmp_path):
 
 
 def music(seconds, channels, rate=48000):
-    """Tones with some noise, which takes an encoder about the bits that music takes."""
+    """Tones with some noise: an encoder needs about as many bits for it as for music."""
     rng, t = np.random.default_rng(1), np.arange(seconds * rate) / rate
     tones = sum(np.sin(2 * np.pi * f * t + channel) for channel in range(channels) for f in (220, 911, 2917)) / 20
     return (tones + 0.02 * rng.standard_normal((channels, seconds * rate))).astype(np.float32)
@@ -130,9 +119,8 @@ def test_a_lossy_file_keeps_its_codec_and_about_its_rate(tmp_path, suffix, codec
     elif codec == "vbr":
         sf.write(source, sound.T, 48000, "MPEG_LAYER_III", format="MP3", bitrate_mode="VARIABLE", compression_level=0.3)
     else:
-        encode(source, codec, sound, 48000, ("mono", "stereo")[channels - 1], bit_rate,
-               container="adts" if suffix == ".aac" else None)
-    target = tmp_path / f"out{sinks.NEAREST.get(suffix, suffix)}"
+        encode(source, codec, sound, 48000, b=str(bit_rate))
+    target = tmp_path / f"out{formats.NEAREST.get(suffix, suffix)}"
     with AudioReader(source) as reader, AudioWriter(target, 48000, channels, like=reader) as writer:
         writer.write(sound)
     assert decode(target)[1] == decode(source)[1]
@@ -140,14 +128,14 @@ def test_a_lossy_file_keeps_its_codec_and_about_its_rate(tmp_path, suffix, codec
 
 
 def speakers(layout, rate=48000):
-    """One second with a tone of its own in every channel; it is low in the channel for low frequencies alone."""
+    """One second with another tone in every channel; the tone of the low-frequency channel is low."""
     names, t = [channel.name for channel in av.AudioLayout(layout).channels], np.arange(rate) / rate
     tones = [40 if name == "LFE" else 2000 + 250 * place for place, name in enumerate(names)]
     return np.stack([0.2 * np.sin(2 * np.pi * tone * t) for tone in tones]).astype(np.float32), tones
 
 
 class Surround:
-    """What AudioWriter asks of the reader of a WAV file."""
+    """The attributes of the reader of a WAV file that AudioWriter uses."""
 
     codec, subtype, bit_rate, seconds = "pcm_s16le", "PCM_16", None, 1
 
@@ -169,7 +157,7 @@ def test_every_channel_stays_in_its_place(tmp_path, suffix, layout, held):
     with AudioWriter(tmp_path / f"out{suffix}", 48000, len(tones), like=Surround(tmp_path, layout)) as writer:
         writer.write(sound)
     found, _, found_layout = decode(writer.path)
-    order = sinks.place_channels(sinks.Codec("", "", (), (held,)), writer.path, len(tones), layout)[1]
+    order = formats.place_channels(formats.Codec("", "", (), (held,)), writer.path, len(tones), layout)[1]
     spectra = np.abs(np.fft.rfft(found[:, :48000]))
     assert spectra.argmax(axis=1).tolist() == [tones[channel] for channel in order]
     assert spectra.max(axis=1).min() > 0.2 * 24000 * 0.7  # and none of them loses its level
@@ -179,7 +167,7 @@ def test_every_channel_stays_in_its_place(tmp_path, suffix, layout, held):
 @pytest.mark.parametrize("suffix", [".ogg", ".opus", ".m4a", ".flac", ".wav", ".aiff"])
 @pytest.mark.parametrize("channels", range(3, 9))
 def test_channels_without_a_layout_are_taken_in_wav_order(tmp_path, suffix, channels):
-    sound, tones = speakers(sinks.DEFAULT_LAYOUTS[channels])
+    sound, tones = speakers(formats.DEFAULT_LAYOUTS[channels])
     write_audio(tmp_path / f"out{suffix}", sound, 48000)
     found = sf.read(tmp_path / f"out{suffix}", always_2d=True)[0].T if suffix == ".aiff" else \
         decode(tmp_path / f"out{suffix}")[0]
@@ -199,9 +187,9 @@ def test_a_layout_that_a_format_does_not_know_is_refused_before_computing(tmp_pa
 @pytest.mark.parametrize("layout", [None, "mono", "stereo", "5.1", "5.1(side)", "7.1"])
 @pytest.mark.parametrize("limit", [1 << 31, 1000])
 def test_wav_files_of_every_size_and_sample_format(tmp_path, rng, monkeypatch, subtype, layout, limit):
-    """RF64 is what a WAV file of more than 4 GiB is; here it begins at 1000 bytes, and is shifted in small pieces."""
-    monkeypatch.setattr(sinks, "MAX_BYTES", limit)
-    monkeypatch.setattr(sinks, "COPY_BYTES", 777)
+    """A WAV file of more than 4 GiB is RF64. Here it begins at 1000 bytes, and its samples move in small pieces."""
+    monkeypatch.setattr(encoders, "MAX_BYTES", limit)
+    monkeypatch.setattr(encoders, "COPY_BYTES", 777)
     channels = av.AudioLayout(layout).nb_channels if layout else 6
     samples = np.round(rng.uniform(-1, 0.99, (channels, 1111)) * 2**15) / 2**15
     path = tmp_path / "out.wav"
@@ -275,18 +263,18 @@ def test_names_as_long_as_a_folder_takes_them_and_of_any_bytes(tmp_path, suffix)
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 @pytest.mark.parametrize("method", ["write", "close"])
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, suffix, method):
-    opened = audio_module.open_sink
+    opened = audio_module.open_encoder
 
     def failing(*args):
-        sink = opened(*args)
+        encoder = opened(*args)
 
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        setattr(sink, method, full)
-        return sink
+        setattr(encoder, method, full)
+        return encoder
 
-    monkeypatch.setattr(audio_module, "open_sink", failing)
+    monkeypatch.setattr(audio_module, "open_encoder", failing)
     with pytest.raises(AudioError, match="free some disk space"), AudioWriter(tmp_path / f"x{suffix}", 44100, 2) as out:
         out.write(np.zeros((2, 1000)))
     assert not list(tmp_path.iterdir())

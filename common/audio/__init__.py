@@ -1,5 +1,4 @@
 """Reading and writing audio files, and streams of blocks.
 
-`reading`, `writing`, `tags` and `signals` are for everyone; the other modules serve these. Nothing here knows of noise
-or networks.
+Other rooms use `reading`, `writing`, `formats`, `tags` and `signals`. Nothing here depends on noise or networks.
 """

@@ -1,4 +1,4 @@
-"""Where the sound lies in files that FFmpeg alone would misread: chained Ogg files, headers with wrong sizes."""
+"""Find the sound in files that FFmpeg alone would misread: chained Ogg files, and headers with wrong sizes."""
 
 import io
 import mmap
@@ -6,41 +6,38 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 OGG_SUFFIXES = (".ogg", ".oga", ".opus")
-# For WAV: FFmpeg would search 5 MB for other codecs, and decode pieces of 1024 samples.
+# Without these, FFmpeg would search 5 MB of a WAV file for other codecs, and decode pieces of 1024 samples.
 WAV_OPTIONS = {"probesize": "65536", "max_size": "131072"}
-# Flags, granule position and serial number of an Ogg page; they follow its magic word and a zero.
+# Flags, granule position and serial number of an Ogg page. They follow the magic word and a zero.
 _PAGE = struct.Struct("<Bqi")
 _FIRST_PAGE, _LAST_PAGE = 2, 4
-# What follows the sound in some files without being sound.
+# The first bytes of what may follow the sound in a file without being sound.
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a file that is a whole audio file.
+    """A stretch of a file that is a complete audio file."""
 
-    source: what av.open takes, or a function that gives it. samples: where the container counts the samples and
-    FFmpeg miscounts them, else None. options: of the demuxer.
-    """
-
-    source: str | Callable
-    samples: int | None = None
-    options: dict[str, str] = field(default_factory=dict)
+    source: str | Callable  # the argument of av.open, or a function that returns it
+    samples: int | None = None  # the number of samples according to the container, where FFmpeg miscounts them
+    options: dict[str, str] = field(default_factory=dict)  # of the demuxer
+    problem: str = ""  # what the header has wrong
 
 
 class _Form(NamedTuple):
-    """How a kind of file is divided into chunks; counted: whether a chunk's size counts its own header."""
+    """How a kind of file is divided into chunks."""
 
     header: struct.Struct
-    first: int
-    counted: bool
-    align: int
-    sound: bytes
+    first: int  # where the first chunk begins
+    counted: bool  # whether the size of a chunk includes its own header
+    align: int  # chunks begin at multiples of this
+    sound: bytes  # the name of the chunk of samples
 
 
 _FORMS = {b"RIFF": _Form(struct.Struct("<4sI"), 12, False, 2, b"data"),
@@ -50,60 +47,50 @@ _FORMS = {b"RIFF": _Form(struct.Struct("<4sI"), 12, False, 2, b"data"),
 _FORMS[b"RF64"] = _FORMS[b"BW64"] = _FORMS[b"RIFF"]
 
 
-def parts(path: Path) -> tuple[list[Part], str]:
-    """The parts of a file in order, nearly always one, and in words what its header had wrong. Raises OSError."""
-    name = f"file:{path}"  # a bare name with a colon would be a protocol to FFmpeg
+def parts(path: Path) -> list[Part]:
+    """Return the parts of a file in order, nearly always one. Raises OSError."""
+    name = f"file:{path}"  # FFmpeg takes the beginning of a bare name with a colon for a protocol
     with open(path, "rb") as file:
         magic = file.read(4)
         if magic == b"OggS" or path.suffix.lower() in OGG_SUFFIXES:
-            return list(_links(file, name)) or [Part(name)], ""
+            return list(_links(file, name)) or [Part(name)]
         if magic in _FORMS:
-            part, problem = _with_true_size(path, file, magic, name)
-            return [part], problem
-    return [Part(name)], ""
+            return [_with_true_size(path, file, magic, name)]
+    return [Part(name)]
 
 
 def _links(file, name) -> Iterator[Part]:
-    """The links of an Ogg file, each of them a whole Ogg file; what lies in front of the first one is left out."""
+    """Yield the links of an Ogg file, each a complete Ogg file. Bytes before the first link are left out."""
     size = file.seek(0, 2)
     if not size:
         return
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start, began, sounding, serials = None, False, [], set()
-        for match in re.finditer(rb"OggS\0", data):
-            if match.end() + _PAGE.size > size:
-                break
-            flags, granule, serial = _PAGE.unpack_from(data, match.end())
-            if flags & _FIRST_PAGE and not began:  # the streams of one link begin together
-                if start is not None:
-                    yield _link(name, start, match.start(), sounding, serials)
-                start, sounding, serials = match.start(), [], set()
-            began = bool(flags & _FIRST_PAGE)
-            if start is not None:
-                serials.add(serial)
-                if granule > 0 and len(sounding) < 2:
-                    sounding.append((granule, flags))
-        if start is not None:
-            yield _link(name, start, size, sounding, serials)
-
-
-def _link(name, start, end, sounding, serials):
-    # FFmpeg miscounts a Vorbis stream that fits on one page. The page itself says how long the stream is.
-    alone = len(sounding) == len(serials) == 1 and sounding[0][1] & _LAST_PAGE
-    return Part(f"subfile,,start,{start},end,{end},,:{name}", sounding[0][0] if alone else None)
+        pages = [(match.start(), *_PAGE.unpack_from(data, match.end())) for match in re.finditer(rb"OggS\0", data)
+                 if match.end() + _PAGE.size <= size]
+    first = [bool(flags & _FIRST_PAGE) for _, flags, _, _ in pages]
+    # The streams of one link begin together: their first pages follow each other.
+    begins = [k for k in range(len(pages)) if first[k] and not (k and first[k - 1])]
+    for begin, end in pairwise([*begins, len(pages)]):
+        link = pages[begin:end]
+        start = link[0][0]
+        stop = pages[end][0] if end < len(pages) else size
+        sounding = [(granule, flags) for _, flags, granule, _ in link if granule > 0]
+        # FFmpeg miscounts a Vorbis stream that fits on one page. The page itself says how long the stream is.
+        alone = len(sounding) == len({serial for *_, serial in link}) == 1 and sounding[0][1] & _LAST_PAGE
+        yield Part(f"subfile,,start,{start},end,{stop},,:{name}", sounding[0][0] if alone else None)
 
 
 def _with_true_size(path, file, magic, name):
-    """One part; where the header gives the sound another size than it has, with that put right."""
+    """Return a file as one part, with the size of the sound corrected if the header has it wrong."""
     form, size = _FORMS[magic], file.seek(0, 2)
     options = {} if magic == b"FORM" else WAV_OPTIONS
     found = _sound(file, form, size)
     if not found:
-        return Part(name), ""
+        return Part(name)
     where, width, start, said = found
     true = said if _ends_well(file, form, start + said, size) else size - start
-    if true == 0:  # FFmpeg takes 0 for unknown
-        return Part(f"subfile,,start,0,end,{start},,:{name}"), ""
+    if true == 0:  # FFmpeg takes 0 for an unknown size
+        return Part(f"subfile,,start,0,end,{start},,:{name}")
     order = "big" if form.header.format.startswith(">") else "little"
     patches, problem = {}, ""
     if true != said:
@@ -112,7 +99,7 @@ def _with_true_size(path, file, magic, name):
         problem = f"its header counts {said} bytes of sound, but there are {true}"
     if magic == b"FORM" and (patches or 8 + _number(file, 4, 4, order) < start + true):
         patches[4] = min(size - 8, 2**32 - 1).to_bytes(4, order)
-    return Part((lambda: _Patched(path, patches)) if patches else name, options=options), problem
+    return Part((lambda: _Patched(path, patches)) if patches else name, options=options, problem=problem)
 
 
 def _number(file, at, width, order):
@@ -121,7 +108,7 @@ def _number(file, at, width, order):
 
 
 def _chunk(file, form, at):
-    """Name and body size of the chunk at a place; None where there is none."""
+    """Return the name and the body size of the chunk at a position, or None if there is no chunk."""
     file.seek(at)
     head = file.read(form.header.size)
     if len(head) < form.header.size:
@@ -132,7 +119,7 @@ def _chunk(file, form, at):
 
 
 def _sound(file, form, size):
-    """The chunk of sound: where its size stands, in how many bytes, where the sound begins, and the size itself."""
+    """Find the chunk of sound: the position and width of its size field, the beginning and the size of the sound."""
     at, long_size = form.first, None
     while at < size and (chunk := _chunk(file, form, at)):
         name, length = chunk
@@ -148,7 +135,7 @@ def _sound(file, form, size):
 
 
 def _ends_well(file, form, end, size):
-    """Whether what follows the sound is the end of the file, another chunk, or nothing that sounds."""
+    """Whether the end of the file, another chunk, a tag, text or zeros follow the sound."""
     rest = size - end
     if rest < form.header.size:
         return rest >= 0
@@ -163,14 +150,13 @@ def _ends_well(file, form, end, size):
 
 
 class _Patched(io.FileIO):
-    """A file of which some bytes read as others."""
+    """A file in which some bytes are replaced: `patches` has the new bytes by their position."""
 
     def __init__(self, path, patches):
         super().__init__(path)
         self._patches = patches
 
     def read(self, size=-1):
-        """As of a file, with the patched bytes in place."""
         begin = self.tell()
         data = bytearray(super().read(size))
         for at, value in self._patches.items():

@@ -1,41 +1,40 @@
 """The one reader of audio.
 
-Everywhere in this project, audio in memory is an array of shape ``(channels, samples)``, float32
-unless said otherwise, with full scale at +-1. The FFmpeg libraries that PyAV carries read everything; nothing has
-to be installed beside it.
+Audio in memory is always an array of shape (channels, samples), by default float32, with full scale at +-1. The FFmpeg
+libraries inside PyAV read all formats; nothing else has to be installed.
 """
 
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import soxr
 
 from common.audio.containers import parts
-from common.audio.decoding import ConversionError, Tally, UnreadableError, describe, joined, pieces, reason
-from common.audio.sinks import AudioError
-from common.errors import CallError, printable
+from common.audio.decoding import ConversionError, Format, Tally, UnreadableError, decode, describe, reason
+from common.errors import AudioError, CallError, printable
 
 log = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff", ".mp4", ".m4a", ".mp3", ".aac", ".opus")
-# Files, with their times of change, for which a warning was given already.
+# The files that a warning was given for, with their times of change.
 _WARNED = set()
 
 
 def list_audio(folder: str | Path) -> list[Path]:
-    """All audio files below `folder`, sorted so that every machine sees the same order.
+    """Find all audio files below `folder`, in the same order on every machine.
 
-    Links to folders are followed, but no folder is entered twice. Raises CallError when the folder is missing or holds
-    no audio.
+    Links to folders are followed, but no folder is entered twice. Raises CallError if the folder is missing or holds no
+    audio.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CallError(f"expected a folder of audio files, but {folder} does not exist: check the path")
-    # Names that begin with a dot are not audio: unfinished output, or what macOS leaves in archives.
+    # Names that begin with a dot are unfinished outputs, or files that macOS leaves in archives.
     files = sorted(p for p in _below(folder)
                    if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".") and p.is_file())
     if not files:
@@ -45,7 +44,7 @@ def list_audio(folder: str | Path) -> list[Path]:
 
 
 def _below(folder):
-    """All files below a folder. Links wait until real folders are done, so that a file has its own path if it can."""
+    """Find all files below a folder. Links are followed last, so that a file gets its real path if it has one there."""
     links, entered = [folder], set()
     while links:
         for root, folders, names in os.walk(links.pop(0), onerror=lambda error: log.warning("not read: %s", error)):
@@ -60,20 +59,20 @@ def _below(folder):
 
 
 def audio_name(path: str | Path) -> str:
-    """A song's name: the file name without its suffix and without the `.stem` of a stem file."""
+    """Return the name of a song: the file name without its suffix, and without the `.stem` of a stem file."""
     return Path(path).stem.removesuffix(".stem")
 
 
-class AudioReader:
-    """Streams one audio file block by block; for files with several streams, the first audio stream.
+class AudioReader(AbstractContextManager):
+    """Streams one audio file block by block; if the file has several audio streams, the first one.
 
-    Attributes: `path`; `sample_rate` in Hz and `channels`, which later parts of another form are brought to; `layout`
-    (FFmpeg's name of the channels, as "5.1(side)", None where unknown; they come in the order of WAV files); `codec`
-    (FFmpeg's name); `subtype` (libsndfile's name of the least sample format that holds a lossless file, None for a
-    lossy one); `bit_rate` of a lossy file in bits per second, or None; `seconds`. The last two are what headers say, 0
-    and None where they do not, until all blocks were read once: then they are what was there.
+    Attributes: `path`; `sample_rate` in Hz and `channels` (later parts of another form are converted to these);
+    `layout` (FFmpeg's name of the channel layout, such as "5.1(side)", or None; channels come in the order of WAV
+    files); `codec` (FFmpeg's name); `subtype` (libsndfile's name of the smallest sample format that holds a lossless
+    file, None for a lossy file); `bit_rate` of a lossy file in bits per second, or None; `seconds`. The last two come
+    from headers, None and 0 where headers do not say them, until all blocks were read once: then they are exact.
 
-    What is damaged is left out, with one warning. Raises AudioError when nothing can be decoded.
+    Damaged parts are left out, with one warning per file. Raises AudioError if nothing can be decoded.
     """
 
     def __init__(self, path: str | Path):
@@ -82,131 +81,106 @@ class AudioReader:
             raise CallError(f"expected an audio file, but {self.path} does not exist: check the path")
         try:
             self._version = str(self.path), self.path.stat().st_mtime_ns
-            self._parts, self._problem = parts(self.path)
-        except OSError as error:
-            raise self._unreadable(reason(error)) from error
-        self._format = found = self._describe()
+            self._parts = parts(self.path)
+            self._format = found = self._describe()
+        except (OSError, UnreadableError) as error:
+            raise AudioError(f"expected a readable audio file, but {self.path} could not be decoded ({reason(error)}): "
+                             "replace or remove it") from error
         self.sample_rate, self.channels, self.layout = found.sample_rate, found.channels, found.layout
         self.codec, self.subtype = found.codec, found.subtype
         self.bit_rate, self.seconds = found.bit_rate, found.seconds
 
-    def _describe(self):
+    def _describe(self) -> Format:
+        """Find the format of the first part that can be decoded."""
         first_error = None
         for part in self._parts:
             try:
                 return describe(part)
             except UnreadableError as error:
                 first_error = first_error or error
-        raise self._unreadable(first_error) from first_error
-
-    def _unreadable(self, error):
-        return AudioError(f"expected a readable audio file, but {self.path} could not be decoded ({error}): replace or "
-                          "remove it")
+        raise first_error
 
     def blocks(self, block_samples: int, dtype: str = "float32") -> Iterator[np.ndarray]:
-        """Yield arrays of shape (channels, <= block_samples), in order, without overlap; `dtype` is of floats."""
-        blocks = (_finite(joined(held, dtype), self.path) for held in _rechunk(self._pieces(), block_samples))
+        """Yield arrays of shape (channels, block_samples), the last one shorter, of type float32 or float64."""
+        blocks = self._blocks(block_samples, dtype)
         self._passes.callback(blocks.close)
         return blocks
 
     def count_samples(self) -> int:
-        """Samples per channel, for which the whole file is decoded once."""
-        return sum(piece.n for piece in self._pieces())
+        """Count the samples per channel; this decodes the whole file once."""
+        return sum(audio.shape[-1] for audio in self._decoded())
 
-    def _pieces(self):
-        """One pass over the file."""
-        n_samples, problems = 0, {"size": self._problem} if self._problem else {}
+    def _blocks(self, block_samples, dtype):
+        for block in _of_length(self._decoded(dtype), block_samples):
+            if not np.isfinite(block).all():
+                raise AudioError(f"expected finite samples, but {self.path} holds NaN or infinity: replace or remove "
+                                 "it")
+            yield block
 
-        def seconds():
-            return f"{n_samples / self.sample_rate:.2f} s"
-
-        def failed(error):
-            problems.setdefault("damage", f"something cannot be decoded and is left out, first at {seconds()} "
-                                          f"({reason(error)})")
-
-        def changed(rate, channels):
-            if (rate, channels) != self._format.form:
-                problems.setdefault("change", f"at {seconds()} it changes from {self.channels} channels at "
-                                              f"{self.sample_rate} Hz to {channels} at {rate} Hz, and is converted")
-
-        tally = Tally(failed, changed)
+    def _decoded(self, dtype="float32"):
+        """Yield the samples of one pass over the file, in arrays of any length."""
+        tally = Tally(self.sample_rate)
         try:
             for part in self._parts:
                 try:
-                    for piece in pieces(part, self._format, tally):
-                        n_samples += piece.n
-                        yield piece
+                    for audio in decode(part, self._format, tally, dtype):
+                        tally.n_samples += audio.shape[-1]
+                        yield audio
                 except UnreadableError as error:
                     tally.fail(error)
                 except ConversionError as error:
                     raise AudioError(f"expected one sample rate and number of channels, but {self.path} changes them "
-                                     f"at {seconds()} in a way that cannot be converted ({error}): cut it there"
-                                     ) from error
-            self.seconds = n_samples / self.sample_rate
-            if n_samples and not self.subtype:
+                                     f"at {tally.seconds:.2f} s in a way that cannot be converted ({error}): cut it "
+                                     "there") from error
+            self.seconds = tally.seconds
+            if tally.n_samples and not self.subtype:
                 self.bit_rate = round(8 * tally.n_bytes / self.seconds)
         finally:
-            if problems:
-                self._warn("; ".join(problems.values()))
-
-    def _warn(self, message):
-        """Once per file, which is read twice and more."""
-        if self._version not in _WARNED:
-            _WARNED.add(self._version)
-            log.warning("%s", printable(f"{self.path}: {message}"))
+            if tally.problems and self._version not in _WARNED:
+                _WARNED.add(self._version)
+                log.warning("%s", printable(f"{self.path}: {'; '.join(tally.problems.values())}"))
 
     def close(self):
-        """End the passes that were left in the middle, and with them release the file."""
+        """End the passes that have not reached the end of the file, and release the file."""
         self._passes.close()
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()
 
 
-def _finite(block, path):
-    if not np.isfinite(block).all():
-        raise AudioError(f"expected finite samples, but {path} holds NaN or infinity: replace or remove it")
-    return block
-
-
-def _rechunk(pieces, block_samples):
-    """Lists of pieces that have exactly `block_samples` together (the last one fewer), from pieces of any length."""
+def _of_length(arrays, block_samples):
+    """Join and cut arrays of any length into arrays of exactly `block_samples`, the last one shorter."""
     held, n_held = [], 0
-    for piece in pieces:
-        while n_held + piece.n >= block_samples:
-            yield [*held, piece.cut(0, block_samples - n_held)]
-            piece, held, n_held = piece.cut(block_samples - n_held, piece.n), [], 0
-        if piece.n:
-            held.append(piece)
-            n_held += piece.n
+    for audio in arrays:
+        while n_held + audio.shape[-1] >= block_samples:
+            missing = block_samples - n_held
+            yield np.concatenate([*held, audio[:, :missing]], axis=-1)
+            audio, held, n_held = audio[:, missing:], [], 0
+        if audio.size:
+            held.append(audio)
+            n_held += audio.shape[-1]
     if held:
-        yield held
+        yield np.concatenate(held, axis=-1)
 
 
-def read_audio(path: str | Path, sample_rate: int | None = None, mono: bool = False) -> tuple[np.ndarray, int]:
-    """Read a whole file as float32 of shape (channels, samples).
+def read_audio(path: str | Path, sample_rate: int | None = None,
+               max_seconds: int | None = None) -> tuple[np.ndarray, int]:
+    """Read a file as float32 of shape (channels, samples), the whole of it or its first `max_seconds`.
 
-    `sample_rate` resamples; `mono` averages the channels (shape (1, samples)). Returns the audio and
-    its rate in Hz. Raises AudioError for a file that cannot be decoded or holds no sample.
+    `sample_rate` in Hz resamples. Returns the audio and its rate in Hz. Raises AudioError for a file that cannot be
+    decoded or holds no samples.
     """
     with AudioReader(path) as reader:
-        blocks = list(reader.blocks(1 << 20))
         rate = reader.sample_rate
+        blocks = list(islice(reader.blocks(rate), max_seconds))
     if not blocks:
         raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
     audio = np.concatenate(blocks, axis=-1)
-    if mono:
-        audio = audio.mean(axis=0, keepdims=True)
-    if sample_rate and sample_rate != rate:
-        audio, rate = resample(audio, rate, sample_rate), sample_rate
-    return audio, rate
+    return (resample(audio, rate, sample_rate), sample_rate) if sample_rate else (audio, rate)
 
 
 def resample(audio: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
-    """Band-limited resampling of (channels, samples); the same bits on every run (soxr, HQ)."""
+    """Resample (channels, samples) with soxr's high quality; every run gives the same bits."""
     if rate_in == rate_out:
         return audio
     return np.ascontiguousarray(soxr.resample(audio.T, rate_in, rate_out).T)

@@ -1,6 +1,6 @@
 """Songs and noises as streams of one-second blocks with known statistics, in bounded memory.
 
-A block is an array of shape (channels, sample_rate), the last one shorter. What does not fit in memory waits in
+A block is an array of shape (channels, sample_rate); the last one is shorter. Blocks that do not fit in memory wait in
 a temporary file, so that the length of a song does not matter.
 """
 
@@ -11,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from common.audio.reading import AudioReader, resample
-from common.audio.sinks import AudioError
-from common.errors import UserError
+from common.audio.reading import AudioReader, read_audio
+from common.errors import AudioError, UserError
 
-# A second quieter than this (-80 dBFS RMS) is silent: it says nothing about levels.
-SILENT_RMS = 1e-4
-# How much of one song or white noise is held in memory; the rest goes to the disk (5 minutes of stereo fit).
+# Audio with a lower RMS (-80 dBFS) is silent: it has no level to compare with, and no SNR.
+MIN_SIGNAL_RMS = 1e-4
+# Bytes of one song or white noise that are held in memory; the rest goes to the disk (5 minutes of stereo fit).
 SPOOL_BYTES = 128 << 20
-# How much decoded noise a worker process keeps for the next pair.
+# Bytes of decoded noise that a worker process keeps for the next pairs.
 CACHE_BYTES = 128 << 20
-# What is used of a noise recording, so that one of hours does not fill the memory.
+# The used length of a noise recording, so that a recording of hours does not fill the memory.
 MAX_NOISE_SECONDS = 300
 
 
@@ -30,7 +29,7 @@ class SilentError(UserError):
 
 
 class Spool:
-    """A list of float32 blocks to append to and to iterate over, in memory up to `max_bytes`, on disk beyond."""
+    """A list of float32 blocks, of which the first `max_bytes` are held in memory and the rest on disk."""
 
     def __init__(self, max_bytes: int = SPOOL_BYTES):
         self._held, self._free, self._file, self._shapes = [], max_bytes, None, []
@@ -64,8 +63,8 @@ class Song:
     """A song, decoded once.
 
     Attributes: `path`, `sample_rate`, `channels`, `n_samples`, `power` (mean square over all samples), `peak`,
-    `second_rms` (RMS of every second, a last part left out when there are others). Raises AudioError when it
-    cannot be decoded, SilentError when its RMS is below SILENT_RMS.
+    `second_rms` (the RMS of each whole second, or of all samples if there is no whole second). Raises AudioError if the
+    song cannot be decoded, SilentError if its RMS is below MIN_SIGNAL_RMS.
     """
 
     def __init__(self, path: str | Path):
@@ -82,29 +81,29 @@ class Song:
             raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
         self.n_samples = sum(lengths)
         self.power = sum(squares) / (self.n_samples * self.channels)
-        if self.power < SILENT_RMS**2:
+        if self.power < MIN_SIGNAL_RMS**2:
             raise SilentError(f"expected a song with signal, but {path} is silent: remove it")
         whole = max(1, self.n_samples // self.sample_rate)
         self.second_rms = np.sqrt(np.array(squares[:whole]) / (np.array(lengths[:whole]) * self.channels))
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The song from its start, block by block."""
+        """Yield the song from its start."""
         return iter(self._spool)
 
 
 def with_channels(recording: np.ndarray, channels: int) -> np.ndarray:
-    """A recording (any channels, samples) with the channels of a song: one with others is averaged, then repeated."""
+    """Bring a recording (any channels, samples) to a number of channels: average its channels, and repeat the mean."""
     if recording.shape[0] == channels:
         return recording
     return np.repeat(recording.mean(axis=0, keepdims=True), channels, axis=0)
 
 
 class LoopedNoise:
-    """A recording brought to a song's channels and length: looped from `offset` on, with zero mean.
+    """A recording with the channels and the length of a song: looped from `offset` on, with zero mean.
 
-    Args: recording of shape (any channels, samples) at the song's rate; a mono one goes to all channels, one
-    with other channels than the song is averaged first. Attributes: `power`, `peak`, `loops` (how many copies
-    of the recording it touches). Raises SilentError for a recording without signal.
+    recording: shape (any channels, samples), at the rate of the song, see with_channels. Attributes: `power`, `peak`,
+    `loops` (how many copies of the recording are used, whole or in part). Raises SilentError for a recording without
+    signal.
     """
 
     def __init__(self, recording: np.ndarray, channels: int, n_samples: int, offset: int, block_samples: int):
@@ -114,17 +113,18 @@ class LoopedNoise:
         self.n_samples, self._block, n = n_samples, block_samples, period.shape[-1]
         whole, rest = divmod(n_samples, n)
 
-        def total(x):  # of the looped noise, by what one copy and the last piece hold
+        def total(x):
+            """Sum over the looped noise: all whole copies and the last piece."""
             return whole * x.sum(axis=-1, dtype=np.float64) + x[:, :rest].sum(axis=-1, dtype=np.float64)
 
         self._period = period - (total(period) / n_samples).astype(np.float32)[:, None]
         self.power = float(total(np.square(self._period, dtype=np.float64)).mean() / n_samples)
         self.peak = float(np.abs(self._period).max())
-        if self.power < SILENT_RMS**2:
+        if self.power < MIN_SIGNAL_RMS**2:
             raise SilentError("expected a noise with signal, but it is silent: remove it")
 
     def blocks(self, scale: float = 1.0) -> Iterator[np.ndarray]:
-        """The noise times `scale`; a block is a view that must not be written to."""
+        """Yield the noise times `scale`. A block is a view: never write to it."""
         n = self._period.shape[-1]
         copies = 1 if n == self.n_samples else 1 + -(-self._block // n)
         looped = np.tile(self._period * np.float32(scale), (1, copies))
@@ -134,7 +134,7 @@ class LoopedNoise:
 
 
 class GaussianNoise:
-    """White Gaussian noise of unit variance and zero mean, independent between channels, from `seed` alone.
+    """White Gaussian noise of unit variance and zero mean, independent between channels. `seed` decides every sample.
 
     Attributes: `power`, `peak`.
     """
@@ -154,7 +154,7 @@ class GaussianNoise:
         self.power = squares / (channels * n_samples) - float(np.square(mean).mean())
 
     def blocks(self, scale: float = 1.0) -> Iterator[np.ndarray]:
-        """The noise times `scale`."""
+        """Yield the noise times `scale`."""
         scale = np.float32(scale)
         for block in self._spool:
             yield block * scale - self._mean * scale
@@ -163,7 +163,7 @@ class GaussianNoise:
 def pieces(blocks: Iterable[np.ndarray], starts: Sequence[int], length: int) -> Iterator[np.ndarray]:
     """Cut pieces of `length` samples, beginning at `starts` (ascending, overlaps allowed), out of a stream of blocks.
 
-    Holds no more than a piece and a block. Pieces that the stream does not fill are left out.
+    At most one piece and one block are in memory. Pieces that the stream does not fill are left out.
     """
     waiting, held, first = list(starts)[::-1], np.zeros((1, 0), np.float32), 0
     for block in blocks:
@@ -178,19 +178,19 @@ def pieces(blocks: Iterable[np.ndarray], starts: Sequence[int], length: int) -> 
 
 
 class RecordingCache:
-    """Noise recordings at the rates they were asked for; the least recently used leave when `max_bytes` are full."""
+    """Decoded noise recordings, up to `max_bytes`; the least recently used recording leaves first."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
         self._held, self._free = OrderedDict(), max_bytes
 
     def get(self, path: str | Path, sample_rate: int) -> np.ndarray:
-        """The first MAX_NOISE_SECONDS of a recording at `sample_rate`, shape (channels, samples).
+        """Return the first MAX_NOISE_SECONDS of a recording at `sample_rate`, shape (channels, samples).
 
-        Raises AudioError when it cannot be decoded.
+        Raises AudioError if it cannot be decoded.
         """
         key = str(path), sample_rate
         if key not in self._held:
-            audio = self._read(path, sample_rate)
+            audio, _ = read_audio(path, sample_rate, MAX_NOISE_SECONDS)
             self._free -= audio.nbytes
             while self._free < 0 and self._held:
                 self._free += self._held.popitem(last=False)[1].nbytes
@@ -198,19 +198,6 @@ class RecordingCache:
         self._held.move_to_end(key)
         return self._held[key]
 
-    @staticmethod
-    def _read(path, sample_rate):
-        blocks = []
-        with AudioReader(path) as reader:
-            for block in reader.blocks(reader.sample_rate):
-                blocks.append(block)
-                if len(blocks) == MAX_NOISE_SECONDS:
-                    break
-            rate = reader.sample_rate
-        if not blocks:
-            raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
-        return resample(np.concatenate(blocks, axis=-1), rate, sample_rate)
 
-
-# One per process: the noises of different songs and pairs are often the same.
+# One cache for each process: different songs and pairs often use the same noises.
 RECORDINGS = RecordingCache()

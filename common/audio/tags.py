@@ -1,7 +1,7 @@
-"""Tags of a song (title, artist, album, pictures and the like), from one file to another.
+"""Copy the tags of a song (title, artist, album, pictures and more) from one file to another.
 
-They are read through FFmpeg, which names the texts alike in all kinds of file, and written through mutagen, which
-copies pictures as they are. Trouble with tags is a warning and never costs the audio.
+FFmpeg reads them, since it uses the same names for all kinds of file. mutagen writes them, since it copies pictures
+unchanged. A problem with tags gives a warning and never costs the audio.
 """
 
 import logging
@@ -21,17 +21,17 @@ from common.errors import PARSER_ERRORS
 
 log = logging.getLogger(__name__)
 
-# FFmpeg's names, and those of ID3, MP4, Vorbis comments and RIFF INFO. Other texts go as comments of their own name.
+# FFmpeg's names, each with the names in ID3, MP4, Vorbis comments and RIFF INFO. Other texts keep their own name.
 NAMES = {"title": ("TIT2", "\xa9nam", "title", b"INAM"), "artist": ("TPE1", "\xa9ART", "artist", b"IART"),
          "album": ("TALB", "\xa9alb", "album", b"IPRD"), "album_artist": ("TPE2", "aART", "albumartist", None),
          "composer": ("TCOM", "\xa9wrt", "composer", None), "track": ("TRCK", "trkn", "tracknumber", b"IPRT"),
          "disc": ("TPOS", "disk", "discnumber", None), "genre": ("TCON", "\xa9gen", "genre", b"IGNR"),
          "date": ("TDRC", "\xa9day", "date", b"ICRD"), "comment": ("COMM", "\xa9cmt", "comment", b"ICMT"),
          "copyright": ("TCOP", "cprt", "copyright", b"ICOP"), "lyrics": ("USLT", "\xa9lyr", "lyrics", None)}
-OTHER_NAMES = {"album artist": "album_artist", "year": "date"}  # APEv2's
-# What FFmpeg and mutagen raise on damaged tags.
+OTHER_NAMES = {"album artist": "album_artist", "year": "date"}  # names of APEv2
+# Errors of FFmpeg and mutagen for damaged tags.
 TAG_ERRORS = (av.FFmpegError, mutagen.MutagenError, *PARSER_ERRORS)
-# What describes the old file and not the song: its encoder, length, level, layout.
+# Names of texts that describe the old file and not the song: its encoder, length, level, layout.
 TECHNICAL = re.compile("encod|major_brand|minor_version|compatible_brands|creation_time|itun|replaygain|r128|"
                        "waveformat|tlen|tsse|id3v2_priv|metadata_block|handler_name|vendor_id|mp3gain")
 FRONT_COVER, BACK_COVER, OTHER_PICTURE = 3, 4, 0  # picture types of ID3 and FLAC
@@ -43,22 +43,21 @@ MAX_FLAC_PICTURE = 2**24 - 1024  # the length of a block has 24 bits
 
 @dataclass(frozen=True)
 class Tags:
-    """text: values by FFmpeg's names, as in NAMES; cover: a picture file's bytes, or none; others: more pictures, each
-    with its type."""
+    """Tags of a song."""
 
-    text: dict[str, str] = field(default_factory=dict)
-    cover: bytes = b""
-    others: tuple[tuple[int, bytes], ...] = ()
+    text: dict[str, str] = field(default_factory=dict)  # values by FFmpeg's names, see NAMES
+    cover: bytes = b""  # a picture file
+    others: tuple[tuple[int, bytes], ...] = ()  # type and bytes of each other picture
 
     def __bool__(self):
         return bool(self.text or self.cover)
 
 
 def read_tags(path: str | Path) -> Tags:
-    """The tags of an audio file; none, with a warning, where they cannot be read. Text that is no UTF-8 is Latin-1."""
+    """Read the tags of an audio file. If that fails, warn and return empty tags. Text that is not UTF-8 is Latin-1."""
     try:
         with av.open(str(path), metadata_errors="surrogateescape") as container:
-            found = dict(container.metadata or container.streams.audio[0].metadata)  # Ogg keeps them with the stream
+            found = dict(container.metadata or container.streams.audio[0].metadata)  # Ogg has them in the stream
             pictures = _pictures(container)
         if not found.keys() - {"encoder"}:
             found = _ape(path)
@@ -76,7 +75,7 @@ def read_tags(path: str | Path) -> Tags:
 
 
 def _ape(path):
-    """The texts of an APEv2 tag, which FFmpeg does not look for in MP3."""
+    """Read the texts of an APEv2 tag, which FFmpeg does not find in MP3."""
     try:
         return {name: str(value) for name, value in apev2.APEv2(path).items() if value.kind == apev2.TEXT}
     except apev2.APENoHeaderError:
@@ -92,7 +91,7 @@ def _unicode(value):
 
 
 def _pictures(container):
-    """All attached pictures, as (type, bytes)."""
+    """Read all attached pictures as (type, bytes)."""
     streams = [stream for stream in container.streams.video
                if stream.disposition & av.stream.Disposition.attached_pic]
     found = {}
@@ -107,9 +106,9 @@ def _pictures(container):
 
 
 def write_tags(path: str | Path, tags: Tags, name: str | Path) -> None:
-    """Put tags into a finished audio file; `name` is what a warning calls it.
+    """Put tags into a finished audio file; warnings call it `name`.
 
-    Pictures that the format cannot hold are left out with a warning. Should anything fail, the file stays as it was.
+    Pictures that the format cannot hold are left out with a warning. If anything fails, the file stays unchanged.
     """
     copied = Path(path).with_suffix(".tagged")
     try:
@@ -118,8 +117,12 @@ def write_tags(path: str | Path, tags: Tags, name: str | Path) -> None:
         if file.tags is None:
             file.add_tags()
         pictures = [picture for picture in [(FRONT_COVER, tags.cover), *tags.others] if _fits(file, picture[1], name)]
-        fill = {id3.ID3: _fill_id3, mp4.MP4Tags: _fill_mp4}
-        next((fill[kind] for kind in fill if isinstance(file.tags, kind)), _fill_vorbis)(file, tags.text, pictures)
+        if isinstance(file.tags, id3.ID3):
+            _fill_id3(file, tags.text, pictures)
+        elif isinstance(file, mp4.MP4):
+            _fill_mp4(file, tags.text, pictures)
+        else:
+            _fill_vorbis(file, tags.text, pictures)
         file.save()
         if isinstance(file, wave.WAVE):
             _append_info(copied, tags.text)
@@ -135,25 +138,24 @@ def _mime(data):
 
 
 def _fits(file, data, name):
-    """Whether a file can hold a picture; a warning if not."""
+    """Whether a file can hold a picture; warn if not."""
     mime = _mime(data)
-    able = mime in MP4_PICTURES if isinstance(file, mp4.MP4) else mime
-    if isinstance(file, flac.FLAC) and len(data) > MAX_FLAC_PICTURE:
-        able = False
+    known = mime in (MP4_PICTURES if isinstance(file, mp4.MP4) else MIME.values())
+    able = known and not (isinstance(file, flac.FLAC) and len(data) > MAX_FLAC_PICTURE)
     if data and not able:
         log.warning("%s is written without a picture that its format cannot hold (%s, %d bytes)", name,
                     mime or "no known kind of picture", len(data))
-    return bool(data and able)
+    return able
 
 
 def _fill_id3(file, text, pictures):
     for name, value in text.items():
         kind, desc = (NAMES[name][0], "") if name in NAMES else ("TXXX", name)
         frame = getattr(id3, kind)(encoding=id3.Encoding.UTF8, lang="und", desc=desc, text=value)
-        if kind == "TDRC" and str(frame) != value:  # not a date as ID3 wants it
+        if kind == "TDRC" and str(frame) != value:  # ID3 does not know this form of a date
             frame = id3.TXXX(encoding=id3.Encoding.UTF8, desc=name, text=value)
         file.tags.add(frame)
-    for number, (kind, data) in enumerate(pictures):  # pictures of one description replace each other
+    for number, (kind, data) in enumerate(pictures):  # a picture would replace another of the same description
         file.tags.add(id3.APIC(mime=_mime(data), type=kind, desc=str(number or ""), data=data))
 
 
@@ -177,16 +179,16 @@ def _fill_vorbis(file, text, pictures):
     for kind, data in pictures:
         block = flac.Picture()
         block.type, block.mime, block.data = kind, _mime(data), data
-        blocks.append(block)
-    if isinstance(file, flac.FLAC):
-        for block in blocks:
+        if isinstance(file, flac.FLAC):
             file.add_picture(block)
-    elif blocks:
+        else:
+            blocks.append(block)
+    if blocks:
         file.tags["metadata_block_picture"] = [b64encode(block.write()).decode() for block in blocks]
 
 
 def _append_info(path, text):
-    """The texts once more as RIFF INFO, which is all that many players know of in a WAV file."""
+    """Append the texts as RIFF INFO too: many players read no other tags of a WAV file."""
     chunk = b"INFO"
     for name, (*_, key) in NAMES.items():
         if key and name in text:
@@ -196,4 +198,4 @@ def _append_info(path, text):
         size = file.seek(0, os.SEEK_END)
         file.write(b"LIST" + struct.pack("<I", len(chunk)) + chunk)
         file.seek(4)
-        file.write(struct.pack("<I", size + len(chunk)))  # less this header of 8 bytes, plus that of the chunk
+        file.write(struct.pack("<I", size + len(chunk)))  # without the header of the file, with that of the chunk

@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from common.audio.reading import AudioReader, audio_name, list_audio
 from common.audio.signals import pieces
-from common.audio.sinks import AudioError
 from common.data.manifest import CLEAN, Sources, number_in, read_manifest
 from common.data.pairs import pair_key
-from common.errors import CallError, UnusableError, UserError, one_of_many
+from common.errors import AudioError, CallError, UnusableError, UserError, one_of_many
 from common.files import write_csv, write_text
 from common.workers import worker_processes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.audio.signals import SILENT_RMS, GaussianNoise, LoopedNoise, Song
+from common.audio.signals import MIN_SIGNAL_RMS, GaussianNoise, LoopedNoise, Song
 from common.audio.writing import AudioWriter
 
 # Ranges in dB from which the SNR is drawn uniformly. The dynamics of a song choose its range, see snr_range_db.
@@ -29,7 +29,7 @@ def snr_range_db(second_rms: np.ndarray) -> tuple[float, float]:
 
     The song's dynamics decide: the RMS of its loudest second over that of its quietest one, without silent seconds.
     """
-    rms = second_rms[second_rms > SILENT_RMS]
+    rms = second_rms[second_rms > MIN_SIGNAL_RMS]
     dynamics = rms.max() / rms.min() if len(rms) else 1.0
     if dynamics > DYNAMIC_ABOVE:
         return SNR_DB_DYNAMIC

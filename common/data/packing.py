@@ -21,7 +21,7 @@ import soundfile as sf
 from tqdm import tqdm
 
 from common.audio.reading import list_audio, read_audio
-from common.audio.signals import SILENT_RMS
+from common.audio.signals import MIN_SIGNAL_RMS
 from common.data.noises import SPLITS, clips_for_split, folds_by_split, parse_clip, separate_namesakes
 from common.data.pairs import check_disjoint
 from common.data.pool import FULL_SCALE, INDEX, SAMPLES, SONG, Clip, Pool, write_index
@@ -70,7 +70,7 @@ def _decode(path, split, label, recording):
     except UnusableError as error:
         return str(error)
     rms = float(np.sqrt(np.square(audio, dtype=np.float64).mean())) if audio.size else 0.0
-    if rms <= SILENT_RMS:
+    if rms <= MIN_SIGNAL_RMS:
         return f"expected audio with signal, but {path} is silent: remove it"
     peak = float(np.abs(audio).max())
     name = song_name(path) if label == SONG else path.name

@@ -5,8 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.audio.sinks import FORMATS
-from common.audio.writing import OUTPUT_SUFFIXES
+from common.audio.formats import FORMATS, OUTPUT_SUFFIXES
 from common.cli import Parser, add_settings, given, run
 from common.denoising.auto import AUTO, model_for
 from common.denoising.files import DenoiseSettings, denoise_file, log_progress

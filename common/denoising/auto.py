@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from common.audio.reading import AudioReader, resample
-from common.audio.sinks import AudioError
-from common.errors import UserError
+from common.errors import AudioError, UserError
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.network.checkpoints import find_weights, load_safely, load_weights, pretrained_names
 from common.network.confidence import WINDOW_SAMPLES, FeatureModel, band_features

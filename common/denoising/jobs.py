@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from common.audio.formats import NEAREST, OUTPUT_SUFFIXES
 from common.audio.reading import AUDIO_SUFFIXES, audio_name, list_audio
-from common.audio.sinks import NEAREST
-from common.audio.writing import OUTPUT_SUFFIXES
 from common.denoising.files import removed_words
 from common.errors import CallError, UserError
 from common.files import write_text

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from common.audio.reading import AudioReader
-from common.audio.sinks import AudioError
 from common.denoising.noise_stream import resampled
 from common.denoising.print_finding import find_noise, frame_powers
-from common.errors import CallError
+from common.errors import AudioError, CallError
 from common.network.model import LEAST_NORMALISED_RMS, Denoiser
 from common.network.noise_print import LEAST_PRINT_SECONDS
 from common.network.stft import STFT

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.io import wavfile
 
 from common.audio.reading import resample
-from common.audio.signals import RECORDINGS, SILENT_RMS, GaussianNoise, with_channels
+from common.audio.signals import MIN_SIGNAL_RMS, RECORDINGS, GaussianNoise, with_channels
 from common.data.manifest import MANIFEST, file_sha256, read_manifest
 from common.data.noises import NoiseClip, parse_clip
 from common.data.pairs import PRINT_FOLDER
@@ -79,7 +79,7 @@ def _stretch(row, own, clip, held):
     first, end = longest_free(recording.shape[-1], held, round(GUARD_SECONDS * rate))
     piece = recording[:, first : max(first, min(end, first + round(TEST_PRINT_SECONDS * rate)))]
     piece = piece - recording.mean(axis=-1, keepdims=True)
-    return piece if piece.size and np.sqrt(np.square(piece).mean()) > SILENT_RMS else piece[:, :0], first
+    return piece if piece.size and np.sqrt(np.square(piece).mean()) > MIN_SIGNAL_RMS else piece[:, :0], first
 
 
 def _longest(row, own, clips):

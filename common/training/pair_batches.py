@@ -13,7 +13,7 @@ import soundfile as sf
 import torch
 
 from common.audio.reading import read_audio, resample
-from common.audio.signals import SILENT_RMS
+from common.audio.signals import MIN_SIGNAL_RMS
 from common.data.pairs import PairFile, check_disjoint, pairs_in, segments, songs_and_recordings
 from common.denoising.files import denoise
 from common.evaluation.metrics import snr
@@ -72,7 +72,7 @@ class PairSource:
             pair = self.pairs[rng.integers(len(self.pairs))]
             position, channel = rng.random(2)
             members = [_read_crop(p, position, channel, n_samples) for p in (pair.input, pair.target)]
-            if np.abs(members[0]).max() > SILENT_RMS:
+            if np.abs(members[0]).max() > MIN_SIGNAL_RMS:
                 break
         return *members, pair.input.name
 
