@@ -436,3 +436,43 @@ def test_ctrl_c_leaves_no_half_file(weights, tmp_path, rng):
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in messages and "Traceback" not in messages
     assert tree(tmp_path) == ["long.wav"]
+
+
+def test_without_an_output_results_lie_beside_their_inputs(main, tmp_path):
+    put("song.wav", "deep/other.flac", "deep/third.ogg")
+    before = content(tmp_path)
+    main("song.wav", "deep", "--residual")
+    results = {"song.denoised.wav", "deep/other.denoised.flac", "deep/third.denoised.ogg"}
+    removed = {name.replace(".denoised", ".denoised.removed") for name in results}
+    assert set(tree(tmp_path)) == {*before, *results, *removed}
+    assert {name: data for name, data in content(tmp_path).items() if name in before} == before
+    main("song.wav", "deep")  # results are not inputs, and are made anew
+    assert set(tree(tmp_path)) == {*before, *results, *removed}
+
+
+def test_without_an_output_other_settings_make_another_result(main, tmp_path):
+    put("song.wav")
+    main("song.wav", "--strength", 0)
+    unchanged = read_audio("song.denoised.wav")[0]
+    main("song.wav")
+    assert np.array_equal(unchanged, read_audio("song.wav")[0])
+    assert not np.array_equal(unchanged, read_audio("song.denoised.wav")[0])
+    main("song.wav", "--format", "flac")
+    assert set(tree(tmp_path)) == {"song.wav", "song.denoised.wav", "song.denoised.flac"}
+
+
+def test_without_an_output_two_inputs_never_become_one_result(main, tmp_path):
+    put("song.m4a")
+    (tmp_path / "song.mp4").write_bytes((tmp_path / "song.m4a").read_bytes())
+    with pytest.raises(CallError, match="would both become"):
+        main("song.m4a", "song.mp4")
+    assert tree(tmp_path) == ["song.m4a", "song.mp4"]
+
+
+def test_denoise_py_needs_nothing_but_a_name(call, tmp_path):
+    put(str(tmp_path / "song.wav"))
+    done = call(ROOT / "denoise.py", tmp_path / "song.wav")
+    assert tree(tmp_path) == ["song.denoised.wav", "song.wav"]
+    assert re.search(r"song.denoised.wav: 0\.1 s of audio in [\d.]+ s; .*--residual", done.stderr)
+    done = call(ROOT / "denoise.py", tmp_path / "nothing.wav", code=2)
+    assert len(done.stderr.splitlines()) == 1 and "check the path" in done.stderr
