@@ -156,7 +156,7 @@ class MixtureSource:
             for channel in range(clip.channels):
                 pool.block_powers(clip, channel)  # the pool keeps them; a step need not wait for the device then
 
-    def heard(self) -> tuple[set[str], set[str]]:
+    def songs_and_recordings(self) -> tuple[set[str], set[str]]:
         """Return the names of the songs and of the noise recordings."""
         noises = (clip for clips in self._by_label.values() for clip in clips)
         return {clip.name for clip in self.songs}, {clip.recording for clip in noises}
@@ -324,7 +324,7 @@ class MixtureValidation:
 
     def __init__(self, source: MixtureSource, n: int, n_samples: int, batch_size: int = 8):
         self.source, self.n, self.n_samples, self.batch_size = source, n, n_samples, batch_size
-        self.has_prints, self.heard = source.mixture.print_share > 0, source.heard
+        self.has_prints, self.songs_and_recordings = source.mixture.print_share > 0, source.songs_and_recordings
 
     def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
         """Return the SNR improvement in dB of each mixture of `part`, None without song or noise.

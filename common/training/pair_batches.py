@@ -38,7 +38,7 @@ class PairSource:
         self.pairs, self._workers, self._ahead = list(pairs), workers and ThreadPoolExecutor(workers), {}
         self.clean_target = any(pair.clean_target for pair in self.pairs)
 
-    def heard(self) -> tuple[set[str], set[str]]:
+    def songs_and_recordings(self) -> tuple[set[str], set[str]]:
         """Return the names of the songs and of the noise recordings."""
         return songs_and_recordings(self.pairs)
 
@@ -111,7 +111,7 @@ class PairValidation:
     def __init__(self, pairs: Sequence[PairFile], per_pair: int | None = 1):
         self.pairs, self.per_pair = list(pairs), per_pair
 
-    def heard(self) -> tuple[set[str], set[str]]:
+    def songs_and_recordings(self) -> tuple[set[str], set[str]]:
         """Return the names of the songs and of the noise recordings."""
         return songs_and_recordings(self.pairs)
 
