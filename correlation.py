@@ -13,7 +13,7 @@ from common.cli import Parser, run
 from common.data.correlation import SUFFIXES, correlate_folders, report, write_results
 from common.data.manifest import DATASET, MANIFEST
 from common.errors import CallError
-from common.outputs import check_outputs
+from common.path_checks import check_outputs
 
 
 def main():

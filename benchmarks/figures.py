@@ -51,7 +51,7 @@ def improvement_panels(rows: pd.DataFrame, method: str) -> Figure:
 def trade_offs(curves: dict[str, dict]) -> Figure:
     """Draw the improvement against the share of mixtures made worse, a curve for each weights file.
 
-    curves: results of common.training.calibration.calibrate by name. A dot marks the chosen caution, a cross no
+    curves: results of common.training.confidence_fit.calibrate by name. A dot marks the chosen caution, a cross no
     confidence.
     """
     figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")

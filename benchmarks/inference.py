@@ -48,7 +48,7 @@ def onnx(network):
     """The exported mask through onnxruntime."""
     import onnxruntime  # only this form needs it
 
-    from common.network.export import export_onnx
+    from common.network.onnx_export import export_onnx
 
     path = Path(tempfile.mkdtemp()) / "mask.onnx"
     export_onnx(Denoiser(network, STFT()), path)

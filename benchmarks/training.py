@@ -27,7 +27,7 @@ from common.network.stft import SAMPLE_RATE
 from common.training.loop import train_step
 from common.training.losses import sdr_loss
 from common.training.mixtures import MixtureSettings, MixtureSource
-from common.training.parallel import Processes
+from common.training.processes import Processes
 from common.training.run_state import Run
 from common.training.settings import TrainSettings, new_model
 

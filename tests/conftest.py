@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.data.manifest import read_manifest
-from common.data.packing import pack
+from common.data.pool_packing import pack
 from common.demo.corpus import make_corpus
 from common.network.dcunet import FOLDED, DCUNet20
 from common.network.model import PRECISION_VARIABLE, Denoiser

@@ -20,7 +20,7 @@ from common.network.checkpoints import find_weights, save_atomically, weights_co
 from common.network.confidence import WINDOW_SAMPLES
 from common.network.model import Denoiser
 from common.network.stft import SAMPLE_RATE
-from common.training.classifying import fit_classifier
+from common.training.noise_classifier import fit_classifier
 from tests.test_confidence import constant
 
 

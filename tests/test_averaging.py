@@ -6,7 +6,7 @@ from common.network.checkpoints import load_weights, save_weights
 from common.network.dcunet import FOLDED, LITERATURE, DCUNet20
 from common.network.model import Denoiser
 from common.network.stft import STFT
-from common.training.averaging import average
+from common.training.weight_averaging import average
 
 
 def write(path, width=2, seed=0, plan=FOLDED, **settings):

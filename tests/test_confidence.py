@@ -9,7 +9,7 @@ from common.network.dcunet import LITERATURE, PLANS
 from common.network.inference import inference_form
 from common.network.model import Denoiser
 from common.network.stft import STFT
-from common.training.calibration import (
+from common.training.confidence_fit import (
     Windows,
     calibrate,
     choose_shift,

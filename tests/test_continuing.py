@@ -16,8 +16,8 @@ from common.data.mergers import merge, merger_parser
 from common.data.noises import WHITE_SHARE
 from common.data.provenance import problems, regenerate
 from common.errors import CallError, UserError
-from common.files import read_rows
 from common.locks import LOCK, locked
+from common.small_files import read_rows
 from tests.conftest import ROOT
 
 

@@ -10,7 +10,7 @@ from common.audio.writing import write_audio
 from common.data import correlation
 from common.data.correlation import MEASURES, CrossCorrelation, block_sums, compare_files, moments, noise_bounds, report
 from common.errors import CallError
-from common.files import read_rows
+from common.small_files import read_rows
 
 
 @pytest.fixture

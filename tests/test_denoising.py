@@ -9,8 +9,9 @@ import torch
 
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
+from common.denoising import chunks as noise_module
 from common.denoising import files as denoising
-from common.denoising import noise_stream as noise_module
+from common.denoising.chunks import chunk_noise, context_samples, noise_stream
 from common.denoising.files import (
     DenoiseSettings,
     denoise,
@@ -19,7 +20,6 @@ from common.denoising.files import (
     log_progress,
     measure_level,
 )
-from common.denoising.noise_stream import chunk_noise, context_samples, noise_stream
 from common.errors import CallError, UserError
 from common.network.checkpoints import load_weights
 from common.network.dcunet import DCUNet20

@@ -12,11 +12,11 @@ from common.audio.writing import write_audio
 from common.data.manifest import MANIFEST
 from common.data.noises import parse_clip
 from common.data.pairs import pairs_in
-from common.evaluation import prints as evaluation_prints
-from common.evaluation.prints import GUARD_SECONDS, build_prints, longest_free, segment_print
-from common.files import write_csv
+from common.evaluation import frozen_prints as evaluation_prints
+from common.evaluation.frozen_prints import GUARD_SECONDS, build_prints, longest_free, segment_print
 from common.network.noise_print import TEST_PRINT_SECONDS
 from common.network.stft import SAMPLE_RATE, SEGMENT_SAMPLES
+from common.small_files import write_csv
 
 SEGMENT_SECONDS = SEGMENT_SAMPLES / SAMPLE_RATE
 FACTOR = {"gain": "0.5", "input_scale": "0.3"}

@@ -7,8 +7,8 @@ from common.audio.reading import read_audio
 from common.data.pairs import load_test_pairs, pairs_in
 from common.errors import UserError
 from common.evaluation.frozen_set import INDEX, PRINT_INDEX, build, check
-from common.files import read_rows
 from common.labels import WHITE
+from common.small_files import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from benchmarks.textbook import textbook_copy, textbook_planes
 from common.errors import CallError
 from common.evaluation.metrics import snr
 from common.network.dcunet import FOLDED, LITERATURE, DCUNet20
-from common.network.export import export_onnx
 from common.network.inference import folded_network, inference_form
 from common.network.model import Denoiser
+from common.network.onnx_export import export_onnx
 from common.network.stft import STFT
 
 FRAMES = {LITERATURE: 99, FOLDED: 96}

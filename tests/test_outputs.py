@@ -14,9 +14,10 @@ from common.audio.writing import write_audio
 from common.data import provenance, segment_sets
 from common.errors import CallError
 from common.evaluation import __main__ as evaluation_set
-from common.network import checkpoints, export
+from common.network import checkpoints
+from common.network import onnx_export as export
 from common.network.checkpoints import save_weights
-from common.outputs import check_folders, check_outputs
+from common.path_checks import check_folders, check_outputs
 from common.training import __main__ as training_cli
 
 WHITE = ["--path-songs", "songs", "--iter-songs", "1", "--iter-white-noise", "1", "--input-dir"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from common.network.checkpoints import load_weights
-from common.training.parallel import Processes
+from common.training.processes import Processes
 from tests.conftest import ROOT
 
 FLAGS = ["--width", "2", "--epochs", "2", "--steps-per-epoch", "4", "--batch-size", "4", "--warmup-steps", "2",

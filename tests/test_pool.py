@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common.audio.writing import write_audio
-from common.data.packing import compact, pack, unpack
 from common.data.pool import FULL_SCALE, INDEX, SAMPLES, SONG, Pool
+from common.data.pool_packing import compact, pack, unpack
 from common.errors import CallError, UserError, printable
 from common.locks import locked
 

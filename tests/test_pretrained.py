@@ -17,7 +17,7 @@ from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.network.checkpoints import PRETRAINED, load_weights
 from common.network.confidence import WINDOW_SAMPLES
 from common.network.inference import inference_form
-from common.training.calibration import AFFORDED_DB
+from common.training.confidence_fit import AFFORDED_DB
 
 RATES = 44100, 48000
 FILES = sorted(PRETRAINED.glob("*.pth"))

@@ -6,7 +6,7 @@ import pytest
 from common.audio.reading import AudioReader
 from common.audio.writing import write_audio
 from common.demo import synth
-from common.denoising.noise_stream import resampled
+from common.denoising.chunks import resampled
 from common.denoising.print_finding import LEAST_SECONDS, find_noise
 from common.network.stft import STFT
 

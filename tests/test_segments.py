@@ -25,8 +25,8 @@ from common.data.segments import (
 )
 from common.data.single_song import SHARES, pairs_from_song, split_song
 from common.errors import CallError, UserError
-from common.files import read_rows
 from common.network.stft import SEGMENT_SAMPLES
+from common.small_files import read_rows
 from common.training.pair_batches import PairSource
 
 PAIR = PairFile("S1N1", Path("i"), Path("t"), "song", "white", frozenset())

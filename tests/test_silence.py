@@ -26,7 +26,7 @@ from common.evaluation.scores import (
 from common.network.checkpoints import load_weights, save_weights
 from common.network.stft import SEGMENT_SAMPLES
 from common.notebook import plots
-from common.training.calibration import calibrate, measure_windows
+from common.training.confidence_fit import calibrate, measure_windows
 from common.training.loop import best_epoch, train
 from common.training.mixtures import MixtureSettings, MixtureSource, MixtureValidation
 from common.training.pair_batches import PairValidation

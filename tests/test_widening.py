@@ -8,10 +8,10 @@ from common.network.checkpoints import save_weights
 from common.network.dcunet import PLANS, DCUNet20
 from common.network.model import Denoiser
 from common.network.stft import STFT
-from common.training.parallel import Processes
+from common.training.network_widening import widen
+from common.training.processes import Processes
 from common.training.run_state import begin
 from common.training.settings import TrainSettings
-from common.training.widening import widen
 
 
 def random_planes(network):

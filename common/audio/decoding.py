@@ -9,7 +9,7 @@ from itertools import chain, groupby
 import av
 import numpy as np
 
-from common.audio.containers import Part
+from common.audio.container_repair import Part
 from common.audio.formats import CHANNEL_ORDER, channel_names
 from common.errors import PARSER_ERRORS
 

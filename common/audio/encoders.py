@@ -15,7 +15,7 @@ import soxr
 
 from common.audio.formats import CHANNEL_ORDER, DEFAULT_LAYOUTS, MAX_BYTES, PCM_BITS, SampleForm, channel_names
 from common.errors import AudioError
-from common.files import c_name
+from common.small_files import c_name
 
 # The sample formats of WAV files: code of the kind, bits of a sample, and type of the words that hold it in memory.
 WAV_TYPES = {"PCM_16": (1, 16, "<i2"), "PCM_24": (1, 24, "<i4"), "PCM_32": (1, 32, "<i4"), "FLOAT": (3, 32, "<f4"),

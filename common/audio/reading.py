@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from common.audio.containers import parts
+from common.audio.container_repair import parts
 from common.audio.decoding import ConversionError, Format, Tally, UnreadableError, decode, describe, reason
 from common.errors import AudioError, CallError, printable
 

@@ -20,7 +20,7 @@ from common.audio.signals import pieces
 from common.data.manifest import CLEAN, Sources, number_in, read_manifest
 from common.data.pairs import pair_key
 from common.errors import AudioError, CallError, UnusableError, UserError, one_of_many
-from common.files import write_csv, write_text
+from common.small_files import write_csv, write_text
 from common.workers import worker_processes
 
 log = logging.getLogger(__name__)

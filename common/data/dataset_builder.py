@@ -29,8 +29,8 @@ from common.data.noises import SPLITS, NoiseSource, WhiteNoise
 from common.data.resuming import check_output, finished_pairs
 from common.data.songs import name_digest, song_name, songs_for_split
 from common.errors import CallError, UnusableError, UserError, one_of_many
-from common.files import write_csv
 from common.locks import locked
+from common.small_files import write_csv
 from common.workers import uninterrupted, worker_processes
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import numpy as np
 
 from common.audio.signals import RECORDINGS, GaussianNoise, LoopedNoise
 from common.errors import UserError
-from common.files import read_json, read_rows, write_text
+from common.small_files import read_json, read_rows, write_text
 
 MANIFEST, DATASET = "manifest.csv", "dataset.json"
 # Rows of finished pairs while other pairs are still to be made. Every worker process writes journals of its own.

@@ -8,7 +8,7 @@ from common.cli import Parser, add_settings, given
 from common.data.dataset_builder import MergeSettings, build_dataset, choose_songs
 from common.data.manifest import read_dataset
 from common.data.noises import NoiseSource, clips_for_split
-from common.outputs import check_folders
+from common.path_checks import check_folders
 
 
 def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentParser:

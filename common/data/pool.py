@@ -1,8 +1,8 @@
 """Decoded songs and noises as one array of 16-bit samples, from which training mixes its batches.
 
 A pool is a folder with `samples.i16`, the channels of all clips one after another, and `pool.json`, which describes
-them. On a CPU the array is mapped from the disk, on a GPU it is in memory. Only making a pool (common.data.packing)
-needs audio libraries, reading one does not.
+them. On a CPU the array is mapped from the disk, on a GPU it is in memory. Only making a pool
+(common.data.pool_packing) needs audio libraries, reading one does not.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from common.errors import CallError, UserError
-from common.files import read_json, write_text
 from common.network.stft import SAMPLE_RATE
+from common.small_files import read_json, write_text
 
 FORMAT = "song-denoiser-pool-1"
 SAMPLES, INDEX = "samples.i16", "pool.json"

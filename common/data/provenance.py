@@ -18,9 +18,9 @@ from common.data import manifest
 from common.data.mixing_law import ScaledNoise, write_pair
 from common.data.resuming import check_output, first_names
 from common.errors import CallError, UserError
-from common.files import read_rows
 from common.locks import locked
-from common.outputs import check_folders
+from common.path_checks import check_folders
+from common.small_files import read_rows
 from common.workers import uninterrupted, worker_processes
 
 log = logging.getLogger(__name__)

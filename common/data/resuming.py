@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.data import manifest
 from common.errors import CallError
-from common.files import read_rows
 from common.locks import LOCK
+from common.small_files import read_rows
 
 N_NAMED = 3
 

@@ -17,9 +17,9 @@ from common.data.noises import SPLITS
 from common.data.pairs import PairFile, pairs_in
 from common.data.segments import Candidate, Cut, candidates, choose, evenly, segment_length
 from common.errors import CallError
-from common.files import write_csv
 from common.locks import locked
 from common.network.stft import SAMPLE_RATE, SEGMENT_SAMPLES
+from common.small_files import write_csv
 
 log = logging.getLogger(__name__)
 

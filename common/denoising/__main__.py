@@ -14,7 +14,7 @@ from common.denoising.print_sources import FIND, check_print, print_source
 from common.errors import CallError
 from common.network.checkpoints import find_weights, pretrained_names
 from common.network.inference import DEVICES, PRECISIONS
-from common.outputs import check_outputs
+from common.path_checks import check_outputs
 
 log = logging.getLogger("common.denoising")
 

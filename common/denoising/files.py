@@ -19,12 +19,12 @@ from common.audio.reading import AudioReader
 from common.audio.tags import read_tags
 from common.audio.writing import CLIP_POLICIES, AudioWriter
 from common.cli import setting
-from common.denoising.noise_stream import noise_stream, resampled
+from common.denoising.chunks import noise_stream, resampled
 from common.denoising.print_sources import Source, check_print, measure_print, print_source
 from common.errors import AudioError, CallError
 from common.network.confidence import scale_by_confidence
 from common.network.model import Denoiser
-from common.outputs import check_outputs
+from common.path_checks import check_outputs
 
 log = logging.getLogger(__name__)
 

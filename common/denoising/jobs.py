@@ -19,8 +19,8 @@ from common.audio.formats import NEAREST, OUTPUT_SUFFIXES
 from common.audio.reading import AUDIO_SUFFIXES, audio_name, list_audio
 from common.denoising.files import removed_words
 from common.errors import CallError, UserError
-from common.files import write_text
-from common.outputs import check_outputs
+from common.path_checks import check_outputs
+from common.small_files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.audio.reading import AudioReader
-from common.denoising.noise_stream import resampled
+from common.denoising.chunks import resampled
 from common.denoising.print_finding import find_noise, frame_powers
 from common.errors import AudioError, CallError
 from common.network.model import LEAST_NORMALISED_RMS, Denoiser

@@ -11,7 +11,7 @@ from common.cli import Parser, count, run
 from common.data.noises import SPLITS
 from common.evaluation.frozen_set import CONDITIONS, INDEX, build, check
 from common.locks import locked
-from common.outputs import check_outputs
+from common.path_checks import check_outputs
 
 log = logging.getLogger(__name__)
 

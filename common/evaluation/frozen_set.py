@@ -15,16 +15,16 @@ from pathlib import Path
 from common.data.dataset_builder import MergeSettings, build_dataset
 from common.data.manifest import number_in, read_manifest
 from common.data.noises import WHITE_SHARE, NoiseSource, parse_clip
-from common.data.packing import noise_files
 from common.data.pairs import pairs_in
+from common.data.pool_packing import noise_files
 from common.data.segment_sets import save_segments
 from common.data.segments import Candidate, Cut, candidates, evenly
 from common.data.songs import songs_for_split
 from common.errors import UserError
-from common.evaluation.prints import PRINT_COLUMNS, build_prints
-from common.files import read_rows, write_csv
+from common.evaluation.frozen_prints import PRINT_COLUMNS, build_prints
 from common.labels import CLASS_NAMES, MIXED, WHITE
-from common.outputs import check_folders
+from common.path_checks import check_folders
+from common.small_files import read_rows, write_csv
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 A network that has learned too little takes music for noise in some songs. The noise estimate of each window is
 therefore multiplied by a confidence c = sigmoid(w . features + b), between 0 (the window stays as it is) and 1 (all of
 the estimate is subtracted). The features are the powers of sound and estimate in bands, relative to the power of the
-sound, so that the level does not matter. common.training.calibration finds w and b from noisy pairs.
+sound, so that the level does not matter. common.training.confidence_fit finds w and b from noisy pairs.
 """
 
 from collections.abc import Iterable, Iterator

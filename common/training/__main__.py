@@ -22,21 +22,21 @@ from common.errors import CallError, UserError
 from common.locks import locked
 from common.network.checkpoints import find_weights, load_safely, load_weights, save_atomically, save_weights
 from common.network.inference import DEVICES, choose_device
-from common.outputs import check_outputs
-from common.training.averaging import average
-from common.training.calibration import calibrate
+from common.path_checks import check_outputs
+from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, train, validate
 from common.training.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
-from common.training.parallel import Processes
+from common.training.processes import Processes
 from common.training.recipe import format_table, run_recipe
 from common.training.settings import Execution, TrainSettings
+from common.training.weight_averaging import average
 
 log = logging.getLogger(__name__)
 
 
 def _pack(args):
     from common.audio.reading import list_audio
-    from common.data.packing import compact, pack
+    from common.data.pool_packing import compact, pack
 
     songs, noises = [args.songs, *args.also_songs], [args.noises, *args.also_noises]
     outputs = [(Path(args.output) / SAMPLES, "the pool"), (Path(args.output) / INDEX, "its index")]
@@ -49,7 +49,7 @@ def _pack(args):
 
 
 def _unpack(args):
-    from common.data.packing import unpack
+    from common.data.pool_packing import unpack
 
     check_outputs([(Path(args.output) / SAMPLES, "the pool")], [args.file])
     unpack(args.file, args.output)
@@ -130,7 +130,7 @@ def _publish(args):
 
 
 def _classify(args):
-    from common.training.classifying import fit_classifier
+    from common.training.noise_classifier import fit_classifier
 
     device = choose_device(args.device)
     classifier = fit_classifier(load_weights(args.model, device)[0], Pool.load(args.data, device), args.n_per_label)

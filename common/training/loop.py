@@ -17,14 +17,14 @@ import torch
 
 from common.data.silence import LEFT_OUT
 from common.errors import CallError, UserError
-from common.files import write_csv
 from common.locks import locked
 from common.network.checkpoints import code_commit, save_atomically, save_weights
 from common.network.model import Denoiser, autocast
 from common.network.noise_print import print_power
 from common.seeds import stream
+from common.small_files import write_csv
 from common.training.losses import LOSSES
-from common.training.parallel import Processes
+from common.training.processes import Processes
 from common.training.run_state import LAST, Run, begin
 from common.training.settings import Execution, TrainSettings, learning_rate_factor
 

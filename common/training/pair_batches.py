@@ -17,10 +17,10 @@ from common.audio.signals import MIN_SIGNAL_RMS
 from common.data.pairs import PairFile, check_disjoint, pairs_in, segments, songs_and_recordings
 from common.denoising.files import denoise
 from common.evaluation.metrics import snr
-from common.files import c_name
 from common.network.model import Denoiser
 from common.network.stft import SAMPLE_RATE
 from common.seeds import stream
+from common.small_files import c_name
 
 # Number of crops to try before a silent one is accepted.
 MAX_CROPS = 10

@@ -1,8 +1,8 @@
 """Pretrained weights within a budget of minutes: one universal network, then fine-tuning for each noise.
 
 The universal network learns all noises. Fine-tuning it for one noise takes far less time than a new training, and the
-mean of the fine-tuned weights is a universal network again (common.training.averaging). Validation mixtures decide for
-each noise which of the three is kept. Every stage resumes where it stopped.
+mean of the fine-tuned weights is a universal network again (common.training.weight_averaging). Validation mixtures
+decide for each noise which of the three is kept. Every stage resumes where it stopped.
 """
 
 import json
@@ -15,14 +15,14 @@ from pathlib import Path
 
 from common.data.pool import Pool
 from common.errors import CallError, UserError
-from common.files import read_json, write_csv, write_text
 from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.network.checkpoints import load_weights, save_weights
-from common.training.averaging import average
-from common.training.calibration import calibrate
+from common.small_files import read_json, write_csv, write_text
+from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, best_epoch, train, validate
 from common.training.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.training.settings import Execution, TrainSettings, new_model
+from common.training.weight_averaging import average
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ def run_recipe(pool: Pool, folder: str | Path, settings: TrainSettings, noises: 
 
     settings: of the universal network; the epochs are chosen here. noises: those to fine-tune for, by default all that
     the pool can train. info: plain values to store with the weights, which have 16 bits and a confidence (see
-    common.training.calibration). Returns the table: for each noise the mean SNR improvement in dB, over `n_validation`
-    mixtures, of the universal weights, of the mean of the fine-tuned ones and of its own; which of them were kept; and
+    common.training.confidence_fit). Returns the table: for each noise the mean SNR improvement in dB, over
+    `n_validation` mixtures, of the universal weights, of the mean of the fine-tuned ones and of its own; which of them were kept; and
     the improvement of these with their confidence. Raises CallError for noises that the pool cannot train.
     """
     folder, execution, info = Path(folder), execution or Execution(), info or {}

@@ -8,9 +8,9 @@ import torch
 
 from common.errors import CallError, UserError
 from common.network.checkpoints import load_safely, load_weights
-from common.training.parallel import Processes
+from common.training.network_widening import widen
+from common.training.processes import Processes
 from common.training.settings import TrainSettings, new_model
-from common.training.widening import widen
 
 log = logging.getLogger(__name__)
 

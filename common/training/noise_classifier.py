@@ -8,7 +8,7 @@ from common.denoising.auto import LABELS, NoiseClassifier, noise_features
 from common.network.confidence import WINDOW_SAMPLES
 from common.network.model import Denoiser, autocast
 from common.seeds import number
-from common.training.calibration import BATCH_SIZE, minimise
+from common.training.confidence_fit import BATCH_SIZE, minimise
 from common.training.mixtures import MixtureSettings, MixtureSource
 
 # Penalty on the squared weights of the standardised features, against the mean cross-entropy.

@@ -20,11 +20,11 @@ from common.data.manifest import MANIFEST, file_sha256, read_manifest
 from common.data.noises import NoiseClip, parse_clip
 from common.data.pairs import PRINT_FOLDER
 from common.data.segments import segment_length
-from common.files import write_csv
 from common.labels import WHITE
 from common.network.noise_print import TEST_PRINT_SECONDS
 from common.network.stft import SAMPLE_RATE
 from common.seeds import stream
+from common.small_files import write_csv
 
 # Shortest print.
 SHORTEST_SECONDS = 0.5

@@ -1,6 +1,6 @@
 """Export the mask network to ONNX for other runtimes: spectrum planes in, mask planes out, without the transforms.
 
-Example: python -m common.network.export Weights/best.pth mask.onnx
+Example: python -m common.network.onnx_export Weights/best.pth mask.onnx
 """
 
 import logging
@@ -16,7 +16,7 @@ from common.network.checkpoints import find_weights, load_weights
 from common.network.dcunet import FREQUENCY
 from common.network.inference import folded_network
 from common.network.model import Denoiser
-from common.outputs import check_outputs
+from common.path_checks import check_outputs
 
 log = logging.getLogger(__name__)
 
