@@ -104,5 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_jobs(jobs, _recorded_settings(args, settings), args.force, denoise)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command line as the program `song-denoise`."""
     run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -53,8 +53,9 @@ def run_recipe(pool: Pool, folder: str | Path, settings: TrainSettings, noises: 
     settings: of the universal network; the epochs are chosen here. noises: those to fine-tune for, by default all that
     the pool can train. info: plain values to store with the weights, which have 16 bits and a confidence (see
     common.training.confidence_fit). Returns the table: for each noise the mean SNR improvement in dB, over
-    `n_validation` mixtures, of the universal weights, of the mean of the fine-tuned ones and of its own; which of them were kept; and
-    the improvement of these with their confidence. Raises CallError for noises that the pool cannot train.
+    `n_validation` mixtures, of the universal weights, of the mean of the fine-tuned ones and of its own; which of them
+    were kept; and the improvement of these with their confidence. Raises CallError for noises that the pool cannot
+    train.
     """
     folder, execution, info = Path(folder), execution or Execution(), info or {}
     known = trainable(pool)
