@@ -24,7 +24,7 @@ def quality_against_cost(table: pd.DataFrame) -> Figure:
     axes.margins(0.12)
     axes.set(xscale="log", xlabel="seconds per second of mono audio", ylabel="SNR improvement (dB)",
              title="quality against cost after equal steps")
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -20,7 +20,7 @@ from benchmarks.inference import network_flop
 from benchmarks.textbook import textbook_copy, textbook_planes
 from benchmarks.timing import interleaved, matrix_peak, seconds_of
 from common.cli import Parser, count, run
-from common.data.pool import FULL_SCALE, SONG, Clip, Pool
+from common.data.pool import CLIP_PEAK, SONG, Clip, Pool
 from common.network.dcunet import FOLDED, PLANS
 from common.network.noise_print import print_power
 from common.network.stft import SAMPLE_RATE
@@ -46,7 +46,7 @@ class _Planes(nn.Module):
 def noise_pool(device: str, minutes: float = 2.0) -> Pool:
     """Make a pool of random sound: one song, and two noises of each of two labels."""
     rng, clips, n = np.random.default_rng(0), [], round(minutes * 60 * SAMPLE_RATE / 5)
-    samples = (rng.standard_normal(5 * n) * 0.2 * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE).astype(np.int16)
+    samples = (rng.standard_normal(5 * n) * 0.2 * CLIP_PEAK).clip(-CLIP_PEAK, CLIP_PEAK).astype(np.int16)
     for k, label in enumerate((SONG, "dog_bark", "dog_bark", "siren", "siren")):
         clips.append(Clip(f"clip{k}", "train", label, str(k), 1, k * n, n, 0.2))
     return Pool(clips, torch.from_numpy(samples).to(device))

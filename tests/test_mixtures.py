@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.pool import FULL_SCALE, SONG, Clip, Pool
+from common.data.pool import CLIP_PEAK, SONG, Clip, Pool
 from common.errors import CallError, UserError
 from common.network.stft import SAMPLE_RATE
 from common.training.mixtures import (
@@ -28,7 +28,7 @@ def pool():
 
     def add(name, label, recording, audio):
         start = sum(map(len, samples))
-        samples.append(np.rint(audio * FULL_SCALE).astype(np.int16).ravel())
+        samples.append(np.rint(audio * CLIP_PEAK).astype(np.int16).ravel())
         clips.append(Clip(name, "train", label, recording, len(audio), start, audio.shape[1],
                           float(np.sqrt(np.mean(audio**2)))))
 

@@ -47,7 +47,8 @@ def test_distributions_and_curves_show_their_numbers():
     fewer = plots.snr_distributions(rows.iloc[[0, 2, 3]])  # white noise without an estimate
     assert fewer.axes[0].get_title() == "SNR of 1 segments"
     assert [c.get_offsets().tolist() for c in fewer.axes[1].collections] == [[[5, 4]]]
-    history = [{"epoch": e, "train_loss": -e, "validation_snr_improvement_db": g} for e, g in ((1, 1), (2, 3), (3, 2))]
+    history = [{"epoch": e, "train_loss": -e, "validation_snr_improvement_db": g, "best": e < 3}
+               for e, g in ((1, 1), (2, 3), (3, 2))]
     texts = plots.training_curves(history).axes[1].get_legend().get_texts()
     assert any("epoch 2, +3.00 dB" in t.get_text() for t in texts)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.audio.writing import write_audio
-from common.data.pool import FULL_SCALE, INDEX, SAMPLES, SONG, Pool
+from common.data.pool import CLIP_PEAK, INDEX, SAMPLES, SONG, Pool
 from common.data.pool_packing import compact, pack, unpack
 from common.errors import CallError, UserError, printable
 from common.locks import locked
@@ -75,12 +75,12 @@ def test_a_damaged_index_is_one_sentence(tmp_path, content):
 def test_clips_keep_their_levels_and_bits(packed):
     pool, _ = packed
     for clip in pool.clips:
-        audio = pool.samples[clip.start : clip.start + clip.channels * clip.length].float() / FULL_SCALE
+        audio = pool.samples[clip.start : clip.start + clip.channels * clip.length].float() / CLIP_PEAK
         assert float(audio.square().mean().sqrt()) == pytest.approx(clip.rms, rel=1e-3)
         assert float(audio.abs().max()) == 1
     clip = pool.clips[0]
     powers = pool.block_powers(clip, 1)
-    second = pool.samples[clip.start + clip.length : clip.start + 2 * clip.length].float() / FULL_SCALE
+    second = pool.samples[clip.start + clip.length : clip.start + 2 * clip.length].float() / CLIP_PEAK
     assert powers[0] == pytest.approx(float(second[:4096].square().mean()), rel=1e-3)
     assert powers[-1] == pytest.approx(float(second[(len(powers) - 1) * 4096 :].square().mean()), rel=1e-3)
 

@@ -11,7 +11,7 @@ import torch
 
 from common.audio.writing import write_audio
 from common.data.pairs import find_pairs
-from common.data.pool import FULL_SCALE, SONG, Clip, Pool, write_index
+from common.data.pool import CLIP_PEAK, SONG, Clip, Pool, write_index
 from common.data.silence import measurable
 from common.errors import UserError
 from common.evaluation.scores import (
@@ -109,7 +109,7 @@ def _pool(folder, rng, noise, song=None):
                 audio = song(np.arange(2 * N) / N, audio)
             clips.append(Clip(f"{split} {name}", split, label, f"{split} {name}", 1, len(samples) * 2 * N, 2 * N,
                               max(float(np.sqrt(np.square(audio).mean())), 1e-3)))
-            samples.append(np.rint(FULL_SCALE * audio).astype(np.int16))
+            samples.append(np.rint(CLIP_PEAK * audio).astype(np.int16))
     folder.mkdir()
     np.concatenate(samples).tofile(folder / "samples.i16")
     write_index(folder, clips)

@@ -20,7 +20,8 @@ from common.small_files import read_json, write_text
 
 FORMAT = "song-denoiser-pool-1"
 SAMPLES, INDEX = "samples.i16", "pool.json"
-FULL_SCALE = 32767
+# Largest sample of every clip, to which it is scaled so that a quiet one keeps 16 bits.
+CLIP_PEAK = 32767
 SONG = ""  # the label of a song
 # Number of samples of a block whose power is known, so that silent crops are found without reading them.
 POWER_BLOCK = 4096
@@ -90,7 +91,7 @@ class Pool:
         """Return the mean square of each POWER_BLOCK of a channel at full scale 1; the last block may be shorter."""
         start = clip.start + channel * clip.length
         if start not in self._powers:  # kept, since many sources draw from one pool
-            audio = self.samples[start : start + clip.length].cpu().numpy().astype(np.float32) / FULL_SCALE
+            audio = self.samples[start : start + clip.length].cpu().numpy().astype(np.float32) / CLIP_PEAK
             edges = np.arange(0, clip.length, POWER_BLOCK)
             self._powers[start] = np.add.reduceat(np.square(audio), edges) / np.diff(np.append(edges, clip.length))
         return self._powers[start]

@@ -24,7 +24,7 @@ from common.audio.reading import list_audio, read_audio
 from common.audio.signals import MIN_SIGNAL_RMS
 from common.data.noises import SPLITS, clips_for_split, folds_by_split, parse_clip, separate_namesakes
 from common.data.pairs import check_disjoint
-from common.data.pool import FULL_SCALE, INDEX, SAMPLES, SONG, Clip, Pool, write_index
+from common.data.pool import CLIP_PEAK, INDEX, SAMPLES, SONG, Clip, Pool, write_index
 from common.data.songs import song_name, songs_for_split
 from common.errors import CallError, UnusableError, UserError, one_of_many
 from common.labels import CLASS_NAMES
@@ -75,7 +75,7 @@ def _decode(path, split, label, recording):
     peak = float(np.abs(audio).max())
     name = song_name(path) if label == SONG else path.name
     clip = Clip(name, split, label, recording, len(audio), 0, audio.shape[1], rms / peak)
-    return clip, np.rint(audio * (FULL_SCALE / peak)).astype(np.int16)
+    return clip, np.rint(audio * (CLIP_PEAK / peak)).astype(np.int16)
 
 
 def _write(folder: Path, decoded: Iterable, strict: bool = True) -> Pool:

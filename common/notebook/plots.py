@@ -17,6 +17,17 @@ RANGE_DB = 90
 N_FFT, MAX_COLUMNS, MAX_POINTS = 2048, 1500, 4000
 
 
+def _legend_below(axes):
+    """Draw the legend, if there is one, where it covers neither data nor title."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize="small")
+
+
+def _count(axis):
+    """Label an axis that counts things with whole numbers."""
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
 def _spectrogram_db(mono):
     hop = max(N_FFT // 4, -(-len(mono) // MAX_COLUMNS))
     return librosa.amplitude_to_db(np.abs(librosa.stft(mono, n_fft=N_FFT, hop_length=hop)), top_db=None)
@@ -69,7 +80,6 @@ def snr_distributions(rows: pd.DataFrame, method: str = DENOISED) -> Figure:
         left.hist(part.snr_db, edges, alpha=0.6, color=COLOURS[name],
                   label=f"{name}: mean {part.snr_db.mean():.2f} dB")
     left.set(xlabel="SNR (dB)", ylabel="segments", title=f"SNR of {len(before)} segments")
-    left.legend()
     is_white = (after.noise == "white").to_numpy()
     for chosen, label, colour in ((is_white, "white noise", COLOURS["denoised"]),
                                   (~is_white, "other noises", COLOURS["removed"])):
@@ -78,11 +88,14 @@ def snr_distributions(rows: pd.DataFrame, method: str = DENOISED) -> Figure:
                            alpha=0.7, label=label, color=colour)
     middle.axhline(0, color="black", lw=1, label="do nothing")
     middle.set(xlabel="SNR of the input (dB)", ylabel="SNR improvement (dB)", title="improvement of every segment")
-    middle.legend()
     right.hist(after.snr_improvement_db, 25, color=COLOURS["denoised"], alpha=0.8)
     right.axvline(0, color="black", lw=1)
     right.set(xlabel="SNR improvement (dB)", ylabel="segments",
               title=f"improvement, mean {after.snr_improvement_db.mean():+.2f} dB")
+    for axes in (left, middle, right):
+        _legend_below(axes)
+    for axes in (left, right):
+        _count(axes.yaxis)
     return figure
 
 
@@ -102,7 +115,7 @@ def improvement_bars(summary: pd.DataFrame) -> Figure:
     plt.setp(axes.get_xticklabels(), ha="right")
     axes.set(xlabel="", ylabel="SNR improvement (dB)",
              title="improvement by noise, 95 % intervals over songs; do nothing is 0")
-    figure.legend(loc="outside right upper", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     return figure
 
 
@@ -112,16 +125,20 @@ def training_curves(history: Sequence[dict]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot(table.epoch, table.train_loss, "o-", color=COLOURS["noisy"])
     left.set(xlabel="epoch", ylabel="training loss", title="loss against noisy targets")
-    right.plot(table.epoch, table.validation_snr_improvement_db, "o-", color=COLOURS["denoised"])
+    right.plot(table.epoch, table.validation_snr_improvement_db, "o-", color=COLOURS["denoised"],
+               label="without a noise print")
+    if "validation_with_print_db" in table:
+        right.plot(table.epoch, table.validation_with_print_db, "o-", color=COLOURS["removed"],
+                   label="with a noise print")
     if table.validation_snr_improvement_db.notna().any():
-        best = table.loc[table.validation_snr_improvement_db.idxmax()]
+        best = table[table.best].iloc[-1]
         right.plot(best.epoch, best.validation_snr_improvement_db, "*", ms=16, color=COLOURS["clean"],
                    label=f"best: epoch {int(best.epoch)}, {best.validation_snr_improvement_db:+.2f} dB")
     right.axhline(0, color="black", lw=1, label="do nothing")
     right.set(xlabel="epoch", ylabel="SNR improvement (dB)", title="validation songs")
-    right.legend()
+    _legend_below(right)
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _count(axes.xaxis)
     return figure
 
 
@@ -129,7 +146,7 @@ def correlation_histograms(rows: Sequence[dict]) -> Figure:
     """Draw distributions over couples: the correlation of the members, and that of their noises or its bounds."""
     table = pd.DataFrame(rows)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    edges = np.linspace(-1, 1, 81)
+    edges = np.linspace(table[["pearson", "peak_correlation"]].min().clip(-1, 0).fillna(0).min(), 1, 81)
     for name, style in (("pearson", {"color": COLOURS["denoised"], "alpha": 0.6}),
                         ("peak_correlation", {"color": "black", "histtype": "step"})):
         values = table[name].dropna()
@@ -149,8 +166,8 @@ def correlation_histograms(rows: Sequence[dict]) -> Figure:
     for end in (0.5, 0.8):  # "medium" and "high" begin here
         left.axvline(end, color="black", lw=0.7, ls=":")
     for axes in (left, right):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+        _legend_below(axes)
+        _count(axes.yaxis)
     return figure
 
 
@@ -167,7 +184,7 @@ def segment_scores(decorrelation: np.ndarray, chosen: np.ndarray, diversity: tup
         left.hist(known, edges, color="#bbbbbb", density=True, label=f"all {len(known)} candidates")
         left.hist(decorrelation[chosen], edges, color=COLOURS["denoised"], alpha=0.6, density=True,
                   label=f"{len(chosen)} chosen")
-        left.legend()
+        _legend_below(left)
         middle.plot(np.arange(1, len(chosen) + 1), decorrelation[chosen], ".", ms=3, color=COLOURS["denoised"])
     left.set(xlabel="decorrelation of the two noises", ylabel="density", title="scores")
     middle.set(xlabel="chosen as number", ylabel="decorrelation of the two noises", title="the order of the choice")

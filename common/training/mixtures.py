@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from common.cli import setting
-from common.data.pool import FULL_SCALE, POWER_BLOCK, SONG, Clip, Pool
+from common.data.pool import CLIP_PEAK, POWER_BLOCK, SONG, Clip, Pool
 from common.data.silence import measurable
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
@@ -250,7 +250,7 @@ class MixtureSource:
             found = [parts[i] for i in real]
             places = torch.tensor([[p.clip.start + p.channel * p.clip.length + p.begin, p.length, p.offset]
                                    for p in found])
-            floats = torch.tensor([[p.speed, p.gain / FULL_SCALE] for p in found], dtype=torch.float64)
+            floats = torch.tensor([[p.speed, p.gain / CLIP_PEAK] for p in found], dtype=torch.float64)
             speed, gain = _to(floats, device).T
             n_read = int(n_samples * max(p.speed for p in found)) + 2 * HALF_TAPS + 1
             crops = _interpolate(self.pool.samples, *_to(places, device).T, speed, n_samples, n_read)
