@@ -14,7 +14,7 @@ from common.denoising.auto import (
     probe_windows,
 )
 from common.errors import AudioError, UserError
-from common.labels import CLASS_NAMES, weights_name
+from common.labels import CLASS_NAMES, MIXED, weights_name
 from common.network import checkpoints
 from common.network.checkpoints import find_weights, save_atomically, weights_content
 from common.network.confidence import WINDOW_SAMPLES
@@ -125,3 +125,8 @@ def test_probabilities_are_those_of_all_windows():
     classifier = NoiseClassifier(torch.zeros(2), torch.ones(2), 5 * torch.eye(2, len(LABELS)), torch.zeros(len(LABELS)))
     found = classifier.probabilities(torch.tensor([[50.0, 0.0], [0.0, 50.0]]))
     assert found.sum() == pytest.approx(1) and float(found[0]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_with_a_print_auto_means_the_universal_weights(pretrained):
+    model, expected = model_for("auto", "cpu", with_print=True)(None), model_for(MIXED, "cpu")(None)
+    assert all(torch.equal(x, expected.state_dict()[name]) for name, x in model.state_dict().items())

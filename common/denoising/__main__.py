@@ -12,6 +12,7 @@ from common.denoising.files import DenoiseSettings, denoise_file, log_progress
 from common.denoising.jobs import check_foreign_files, plan, run_jobs
 from common.denoising.print_sources import FIND, check_print, print_source
 from common.errors import CallError
+from common.labels import MIXED
 from common.network.checkpoints import find_weights, pretrained_names
 from common.network.inference import DEVICES, PRECISIONS
 from common.path_checks import check_outputs
@@ -34,7 +35,8 @@ def _parser():
         "suffix, a folder that repeats the tree of the inputs. Files in it that were finished with the same settings "
         "are skipped. Without this flag each result lies beside its input, as NAME.denoised, in the input's format")
     add("--model", default=AUTO, help="a .pth file, a name from pretrained_weights "
-        f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise")
+        f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise, "
+        f"but {MIXED} with a noise print")
     add_settings(parser, DenoiseSettings, leave_out=("subtype", "noise_print"))
     add("--no-confidence", dest="confidence", action="store_false", help="subtract the whole noise estimate, also if "
         "the network is unsure")
@@ -93,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_bits(args.bits, jobs)
     if isinstance(noise_print, Path):
         check_outputs([(path, job.source) for job in jobs for path in job.outputs], [noise_print])
-    model_of = model_for(args.model, args.device, args.precision, args.confidence)
-    if args.model != AUTO:
+    model_of = model_for(args.model, args.device, args.precision, args.confidence, noise_print is not None)
+    if args.model != AUTO or noise_print is not None:
         check_print(model_of(None), noise_print)
 
     def denoise(job):

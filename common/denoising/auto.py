@@ -76,14 +76,19 @@ def probe_windows(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
                 yield resample(block, reader.sample_rate, sample_rate)
 
 
-def model_for(name: str, device: str = "auto", precision: str = "auto",
-              confidence: bool = True) -> Callable[[str | Path], Denoiser]:
+def model_for(name: str, device: str = "auto", precision: str = "auto", confidence: bool = True,
+              with_print: bool = False) -> Callable[[str | Path], Denoiser]:
     """Make a function from an audio file to its model: always the same one, or with AUTO the one that fits its noise.
 
     name: a .pth file, a name from pretrained_weights, or AUTO. device, precision: see inference_form. Without
-    `confidence` the whole noise estimate is subtracted. With AUTO the function raises AudioError for a file that is
+    `confidence` the whole noise estimate is subtracted. with_print: a noise print will be given, which tells more than
+    the classifier; AUTO then means the universal weights. With AUTO the function raises AudioError for a file that is
     empty or cannot be decoded.
     """
+    if name == AUTO and with_print:
+        log.info("a noise print is given: the weights are %s", MIXED)
+        name = MIXED
+
     @functools.cache
     def load(name):
         model = load_weights(name)[0]
