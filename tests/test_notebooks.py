@@ -12,6 +12,7 @@ import soundfile as sf
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
 from common.data.pairs import check_disjoint, pairs_in, songs_and_recordings
+from common.evaluation.metrics import snr
 from common.network.checkpoints import save_weights
 from common.notebook.records import read_records, unquoted
 from tests.conftest import ROOT
@@ -134,6 +135,14 @@ def test_denoise_an_entire_song(merged, model, tmp_path, strength):
     assert np.array_equal(noisy, out) == (strength == 0)
     assert (records["removed_db"] is None) == (strength == 0)  # nothing removed: minus infinity
     assert target.with_suffix(".png").stat().st_size > 10000
+
+
+@pytest.mark.notebooks
+def test_a_song_is_denoised_without_any_parameter(tmp_path):
+    """On a fresh checkout: the bundled excerpt, and weights that fit its noise."""
+    records, _ = _run("notebooks/denoising_entire_song.ipynb", tmp_path, OUTPUT_AUDIO_PATH=tmp_path / "out.wav")
+    clean, noisy = (read_audio(ROOT / "docs" / "samples" / f"1_white_{name}.wav")[0] for name in ("clean", "noisy"))
+    assert records["same_length"] and snr(clean, read_audio(tmp_path / "out.wav")[0]) > snr(clean, noisy) + 6
 
 
 @pytest.mark.notebooks
