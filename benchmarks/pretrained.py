@@ -97,8 +97,8 @@ def main():
     table = pd.crosstab(picks.noise, picks.picked)
     table.to_csv(args.output / "confusion.csv")
     figures.confusion(table).savefig(args.output / "confusion.png", dpi=80)
-    networks = summary[~summary.method.str.startswith(BASELINES)]
-    plots.improvement_bars(networks).savefig(args.output / "improvement_by_noise.png", dpi=80)
+    shown = summary[summary.method.isin([OWN, MIXED, AUTO, MIXED + WITH_PRINT, BASELINES[0]])]
+    plots.improvement_bars(shown).savefig(args.output / "improvement_by_noise.png", dpi=80)
     figures.improvement_panels(rows, OWN).savefig(args.output / "improvement_panels.png", dpi=80)
     for noise, method in ((WHITE, OWN), (MIXED, OWN)):
         plots.snr_distributions(rows[rows.noise == noise], method).savefig(args.output / f"snr_{noise}.png", dpi=80)
