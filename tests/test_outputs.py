@@ -27,7 +27,7 @@ CALLS = {
     "merger, one folder": (merger_white, [*WHITE, "o", "--target-dir", "o"], "two output folders"),
     "merger, one folder by a link": (merger_white, [*WHITE, "i2", "--target-dir", "i"], "two output folders"),
     "merger, one folder in two cases": (merger_white, [*WHITE, "o", "--target-dir", "O"], "two output folders"),
-    "merger, input among songs": (merger_white, [*WHITE, "songs/i", "--target-dir", "o"], "--input-dir songs/i lies in"),
+    "merger, input among songs": (merger_white, [*WHITE, "songs/i", "--target-dir", "o"], "songs/i lies in"),
     "merger, target among songs": (merger, [*REAL, "i", "--target-dir", "songs/x/t"], "--target-dir songs/x/t lies in"),
     "merger, among noises": (merger, [*REAL, "noises/i", "--target-dir", "t"], "--input-dir noises/i lies in"),
     "merger, among songs by a link": (merger, [*REAL, "songs2/i", "--target-dir", "t"], "--input-dir songs2/i lies in"),
