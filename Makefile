@@ -5,6 +5,7 @@ PYTHON ?= python3
 OUT ?= demo
 VENV := .venv
 READY := $(VENV)/.ready
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint setup
 setup: $(READY)
@@ -15,7 +16,9 @@ $(READY): requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
 		{ echo "error: expected Python >= 3.10, got $$($(PYTHON) --version): call make PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(INSTALL) -r requirements.txt || { \
+		echo "trying again without pesq, which needs a C compiler; tables will say that PESQ is missing"; \
+		grep -v "^pesq" requirements.txt > $(VENV)/without_pesq.txt && $(INSTALL) -r $(VENV)/without_pesq.txt; }
 	@touch $@
 
 demo: $(READY)

@@ -104,3 +104,11 @@ def test_channels_count_together(rng):
     estimate = reference.copy()
     estimate[1] += rng.standard_normal(1000)
     assert metrics.snr(reference, estimate) == pytest.approx(metrics.snr(reference.ravel(), estimate.ravel()))
+
+
+def test_without_the_package_pesq_is_missing_and_nothing_else(speechlike, monkeypatch, caplog):
+    monkeypatch.setattr(metrics, "pesq", None)
+    metrics._warn_without_pesq.cache_clear()
+    scores = metrics.score(*speechlike, RATE)
+    assert [name for name, value in scores.items() if np.isnan(value)] == ["pesq_nb", "pesq_wb"]
+    assert "the package pesq is not installed" in caplog.text

@@ -8,15 +8,23 @@ References: Hansen and Pellom 1998 (segmental SNR), Le Roux et al. 2019 (SI-SDR)
 distance), ITU-T P.862 (PESQ, by the `pesq` package), Taal et al. 2011 (STOI, by the `pystoi` package).
 """
 
+import functools
+import logging
 import warnings
 
 import numpy as np
-from pesq import PesqError, pesq
 from pystoi import stoi as pystoi
 from scipy.signal import stft
 
 from common.audio.reading import resample
 from common.errors import UserError
+
+try:
+    import pesq
+except ImportError:  # its installation compiles C code, which not every machine can
+    pesq = None
+
+log = logging.getLogger(__name__)
 
 PESQ_RATE = 16000
 # Segmental SNR: frames of 30 ms, each limited to this range before averaging.
@@ -91,15 +99,26 @@ def _mono(audio):
     return np.atleast_2d(audio).mean(axis=0).astype(np.float32)
 
 
+@functools.cache  # once, and not for every segment
+def _warn_without_pesq():
+    log.warning("PESQ is not scored: the package pesq is not installed")
+
+
 def pesq_scores(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> tuple[float, float]:
-    """Narrow-band and wide-band PESQ (MOS-LQO) of the mono mix at 16 kHz; NaN when PESQ finds no speech-like part."""
+    """Narrow-band and wide-band PESQ (MOS-LQO) of the mono mix at 16 kHz.
+
+    NaN when PESQ finds no speech-like part, and, with a warning, when the package `pesq` is not installed.
+    """
     validate(reference, estimate)
+    if pesq is None:
+        _warn_without_pesq()
+        return float("nan"), float("nan")
     pair = [resample(_mono(x)[None], sample_rate, PESQ_RATE)[0] for x in (reference, estimate)]
     scores = []
     for mode in ("nb", "wb"):
         try:
-            scores.append(float(pesq(PESQ_RATE, *pair, mode)))
-        except (PesqError, ValueError):  # too short, silent, or without utterances
+            scores.append(float(pesq.pesq(PESQ_RATE, *pair, mode)))
+        except (pesq.PesqError, ValueError):  # too short, silent, or without utterances
             scores.append(float("nan"))
     return scores[0], scores[1]
 
