@@ -39,7 +39,8 @@ def test_pack_and_train_on_a_pool(call, corpus, tmp_path):
 
 
 def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, model, tmp_path):
-    save_weights(model, tmp_path / "m.pth", {"method": "Noise2Noise"})
+    paths = {"data": "/home/me/pool", "settings": {"start": "/home/me/w/best.pth", "branch": None}}
+    save_weights(model, tmp_path / "m.pth", {"method": "Noise2Noise"} | paths)
     flags = ["-m", "common.training", "publish", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "p.pth", "--noise",
              "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu", "--calibration-pairs"]
     done = call(*flags, 8, "--info", '{"licence": "CC BY-NC"}')
@@ -49,7 +50,8 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     assert info.pop("confidence")["plain_db"] == pytest.approx(plain, abs=0.005)
     heard = float(re.search(r"published, (\S+) dB with noise prints", done.stderr)[1])
     assert info.pop("validation_with_print_db") == pytest.approx(heard, abs=0.005) and heard != plain
-    assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC"}
+    assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC", "data": "pool",
+                    "settings": {"start": "best.pth", "branch": None}}
     assert published.confidence.weight.shape == (50,) and published.confidence.weight.abs().max() > 0
     assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()
             if t.is_floating_point()} == {torch.float16}

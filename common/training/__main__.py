@@ -120,6 +120,10 @@ def _publish(args):
         model.confidence = None
         plain = kept = validate(model, validation)
     info |= args.info | {"noise": mixture.noise, IMPROVEMENT: kept}
+    settings = info.get("settings", {})
+    for values, key in ((info, "data"), (settings, "start"), (settings, "branch")):
+        if values.get(key):
+            values[key] = Path(values[key]).name  # its folder on this machine does not go to others
     printed = ""
     if model.takes_print:
         info[IMPROVEMENT_WITH_PRINT] = validate(model, validation, with_print=True)
