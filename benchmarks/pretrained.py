@@ -2,13 +2,15 @@
 
     python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32] [--speech]
 
-SET is the output of python -m common.evaluation. All weights are measured with confidence, and the first two also
-without, and with the segments' noise prints if they take one. BASELINES and oracles are measured for comparison. Writes
-metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and confusion.png (the weights
-that `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (all segments,
-the noise's weights), and trade_offs.png (effect of the confidence on validation mixtures, from the weights files).
+SET is the output of python -m common.evaluation. All weights denoise as the command does; the first two also without
+confidence, and the universal ones also with the segments' noise prints. BASELINES and oracles are measured for
+comparison. Writes metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and
+confusion.png (the weights that `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and
+snr_mixed.png (all segments, the noise's weights), and trade_offs.png (effect of the confidence on validation mixtures,
+from the weights files).
 """
 
+import functools
 from pathlib import Path
 
 import joblib
@@ -19,6 +21,7 @@ from benchmarks import figures
 from common.cli import Parser, count, run
 from common.data.pairs import load_test_pairs, manifest_sha256, segments
 from common.denoising.auto import AUTO, choose_weights, load_classifier, noise_features
+from common.denoising.files import denoise
 from common.evaluation.scores import (
     WITH_PRINT,
     format_summary,
@@ -30,8 +33,8 @@ from common.evaluation.scores import (
 )
 from common.labels import MIXED, WHITE, weights_name
 from common.network.checkpoints import load_weights, pretrained_names
-from common.network.confidence import band_features
 from common.network.inference import PRECISIONS, inference_form
+from common.network.model import Denoiser
 from common.notebook import plots
 
 OWN = "weights of the noise"
@@ -42,24 +45,22 @@ BASELINES = ("Wiener with a print", "noisereduce with a print", "noisereduce sta
 
 def segment_estimates(segment, forms, classifier):
     """Return estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
-    noisy = torch.from_numpy(segment.noisy).to(forms[MIXED].device)
     own = weights_name(segment.pair.noise)
-    picked = choose_weights(classifier.probabilities(noise_features(forms[MIXED], noisy)), list(forms))
-    noises, careful, printed = {}, {}, {}
-    for name in {MIXED, own, picked}:
-        form = forms[name]
-        with torch.inference_mode():
-            noises[name] = noisy - form(noisy)
-            features = band_features(noisy, noises[name], form.stft).cpu()
-            careful[name] = noises[name] * float(form.confidence(features).mean())
-            power = segment_print_power(form, segment)
-            if power is not None:
-                printed[name] = noisy - form(noisy, print_power=power)
-    estimates = {MIXED: careful[MIXED], MIXED + UNLIMITED: noises[MIXED], OWN: careful[own],
-                 OWN + UNLIMITED: noises[own], AUTO: careful[picked]}
-    estimates |= {method + WITH_PRINT: printed[name] for method, name in {MIXED: MIXED, OWN: own}.items()
-                  if name in printed}
-    return {method: (noisy - noise).cpu().numpy() for method, noise in estimates.items()}, picked
+    features = noise_features(forms[MIXED], torch.from_numpy(segment.noisy))
+    picked = choose_weights(classifier.probabilities(features), list(forms))
+    call = functools.cache(lambda name, *settings: _denoised(forms[name], segment, *settings))
+    estimates = {MIXED: call(MIXED), MIXED + UNLIMITED: call(MIXED, False), OWN: call(own),
+                 OWN + UNLIMITED: call(own, False), AUTO: call(picked)}
+    if segment.noise_print is not None and forms[MIXED].takes_print:
+        estimates[MIXED + WITH_PRINT] = call(MIXED, True, True)
+    return estimates, picked
+
+
+def _denoised(form, segment, confidence=True, with_print=False):
+    """Denoise a segment as the command would; `form` without confidence removes the whole noise estimate."""
+    power = segment_print_power(form, segment) if with_print else None
+    form = form if confidence else Denoiser(form.network, form.stft)
+    return denoise(form, segment.noisy, segment.sample_rate, print_power=None if power is None else power.cpu().numpy())
 
 
 def score_estimates(segment, estimates, speech):
