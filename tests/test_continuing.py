@@ -94,7 +94,7 @@ def test_a_dataset_without_lists_of_its_sources_is_refused(sources):
     content = json.loads(path.read_text())
     del content["sources"]["files"]
     path.write_text(json.dumps(content))
-    with pytest.raises(CallError, match="belongs to no known dataset"):
+    with pytest.raises(CallError, match="begun by an older version"):
         _merge(sources)
 
 

@@ -157,6 +157,7 @@ class _Patched(io.FileIO):
         self._patches = patches
 
     def read(self, size=-1):
+        """Read like a file, with the new bytes in their places."""
         begin = self.tell()
         data = bytearray(super().read(size))
         for at, value in self._patches.items():

@@ -59,6 +59,7 @@ class WaveEncoder:
         return struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + chunks
 
     def write(self, samples: np.ndarray):
+        """Append samples, see the module."""
         data = samples.astype(self._dtype, copy=False)
         if self._bits == 24:
             data = np.ascontiguousarray(data.view(np.uint8).reshape(-1, 4)[:, 1:])
@@ -66,6 +67,7 @@ class WaveEncoder:
         self._file.write(data.data)
 
     def close(self):
+        """Complete the header."""
         with self._file as file:
             file.write(bytes(self._n_bytes % 2))
             header = self._header()
@@ -103,6 +105,7 @@ class FFmpegEncoder:
         self._rate, self._n_samples = rate, 0
 
     def write(self, samples: np.ndarray):
+        """Append samples, see the module."""
         # FFmpeg converts interleaved samples to planes; PyAV reads beyond the planes of a planar frame of 8 channels.
         flat = np.ascontiguousarray(samples, self._dtype).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(flat, self._packed, self._layout)
@@ -111,6 +114,7 @@ class FFmpegEncoder:
         self._container.mux(self._stream.encode(frame))
 
     def close(self):
+        """Write the samples that the encoder holds back, and the index."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
@@ -132,11 +136,13 @@ class SndfileEncoder:
                                   format=codec.container, compression_level=level)
 
     def write(self, samples: np.ndarray):
+        """Append samples, see the module."""
         if self._resampler:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples, np.float32))
         self._file.write(samples)
 
     def close(self):
+        """Write the samples that the resampler holds back."""
         if self._resampler:
             empty = np.zeros((0, self._file.channels), np.float32)
             self._file.write(self._resampler.resample_chunk(empty, last=True))

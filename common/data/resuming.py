@@ -54,6 +54,9 @@ def _check_unchanged(dirs, settings, files, rows):
     before = stored.get("sources", {}).get("files")
     if before is None:
         leftovers = [p for d in dirs for p in sorted(d.iterdir()) if p.name != LOCK]
+        if leftovers and stored:
+            raise CallError(f"expected a dataset that lists its sources, but {dirs[0]} was begun by an older version: "
+                            "complete it with that version, or choose other output folders")
         if leftovers:
             raise CallError(f"expected an empty folder or an unfinished dataset of the same command, but "
                             f"{leftovers[0]} belongs to no known dataset: choose another folder")

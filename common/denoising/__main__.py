@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,9 @@ SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "32": "PCM_32", "float": "FLOAT"}
 
 
 def _parser():
-    parser = Parser("Denoise songs.", prog="denoise.py", epilog="examples:\n"
+    program = Path(sys.argv[0]).name  # denoise.py, or song-denoise where the package is installed
+    program = "python -m common.denoising" if program == "__main__.py" else program
+    parser = Parser("Denoise songs.", prog=program, epilog="examples:\n"
                     "  python denoise.py song.mp3\n"
                     "  python denoise.py noisy.flac -o clean.flac --model white\n"
                     "  python denoise.py songs/ 'tapes/**/*.mp3' -o denoised/ --like-input")

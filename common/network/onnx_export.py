@@ -39,6 +39,7 @@ class AnyFrames(nn.Module):
         self.least_frames = plan.valid_length(1) + self.stride
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        """Compute the mask, see the class."""
         frames, offset = planes.shape[-1], self.least_frames % self.stride
         # Valid lengths are offset + steps * stride.
         steps = (torch.sym_max(frames, self.least_frames) - offset + self.stride - 1) // self.stride
