@@ -71,8 +71,8 @@ class Statistics:
         """How much what the copies do not share gets louder where what they share does, a correlation from -1 to 1.
 
         It is that of the two logarithms of power over time, with their means in each band taken off, over the bands in
-        which the copies agree somewhere. Noises of their own do not care about the music: near 0 (at most 0.28 in trials).
-        The errors of a codec, or of an alignment that failed, are a part of the music: at least 0.48 in trials.
+        which the copies agree somewhere. Noises of their own do not care about the music: at most 0.28 in trials. The
+        errors of a codec, or of an alignment that failed, are a part of the music: at least 0.48 in trials.
         """
         gains, phases = _responses(self.sums)
         power_a, power_b, cross = np.moveaxis(self.sums[:, :3], 1, 0)

@@ -43,6 +43,11 @@ class PairFile:
     noise_print: Path | None = None
     row: dict = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def noisy_target(self) -> bool:
+        """Whether the manifest says that the target holds noise. Without a manifest nobody knows."""
+        return bool(self.row.get("target_noise")) and not self.clean_target
+
 
 @dataclass(frozen=True)
 class Segment:

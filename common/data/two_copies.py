@@ -48,7 +48,7 @@ VALIDATION_SHARE = 0.15
 # Minimum agreement of a stretch (a mean over AGREEMENT_SECONDS): both copies hold music a quarter as loud as the noise.
 LEAST_AGREEMENT, AGREEMENT_SECONDS = 0.2, 3.0
 # Minimum share of the common time that agrees, and minimum number of seconds.
-LEAST_AGREED_SHARE, LEAST_AGREED_SECONDS = 0.2, 8.0
+LEAST_AGREED_SHARE, LEAST_AGREED_SECONDS = 0.2, 30.0
 # Maximum of error_follows_music of copies with noises of their own, and maximum of their agreement (an SNR of 37 dB).
 MAX_FOLLOWING, MAX_AGREEMENT = 0.38, 0.9999
 # Maximum deviation of the delay in half a second from its smooth curve, RMS in samples at WOW_RATE.
@@ -221,9 +221,9 @@ def stretches(couple: Couple) -> list[tuple[str, int, int]]:
     agrees = couple.agreement >= LEAST_AGREEMENT
     per_second = couple.rate / copy_matching.BLOCK_SAMPLES
     border = int(np.searchsorted(np.cumsum(agrees), (1 - VALIDATION_SHARE) * agrees.sum()))
-    gap, longest = (max(1, round(seconds * per_second)) for seconds in (GAP_SECONDS / 2, PAIR_SECONDS))
+    gap, longest = (round(seconds * per_second) for seconds in (GAP_SECONDS, PAIR_SECONDS))
     place, found = np.arange(len(agrees)), []
-    for split, chosen in (("train", agrees & (place < border - gap)), ("validation", agrees & (place >= border + gap))):
+    for split, chosen in (("train", agrees & (place < border - gap)), ("validation", agrees & (place >= border))):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen, [0]]).astype(int)))
         for first, last in edges.reshape(-1, 2):
             bounds = np.linspace(first, last, -(-(last - first) // longest) + 1).astype(int)

@@ -1,4 +1,4 @@
-"""Training batches from folders of pairs, and validation on pairs whose targets are clean.
+"""Training batches from folders of pairs, and validation on pairs.
 
 (seed, step, row) alone decide the content of a row, so that a resumed run repeats it.
 """
@@ -16,12 +16,15 @@ from common.audio.reading import read_audio, resample
 from common.audio.signals import MIN_SIGNAL_RMS
 from common.data.pairs import PairFile, check_disjoint, pairs_in, segments, songs_and_recordings
 from common.denoising.files import denoise
+from common.evaluation import second_copy
 from common.evaluation.metrics import snr
 from common.network.model import Denoiser
 from common.network.stft import SAMPLE_RATE
 from common.seeds import stream
 from common.small_files import c_name
 
+# Number of segments of a pair of two noisy copies that are measured together, for noise in the target averages out.
+SEGMENTS_OF_A_COPY = 8
 # Number of crops to try before a silent one is accepted.
 MAX_CROPS = 10
 # Larger frame counts mean that libsndfile does not know the length.
@@ -104,7 +107,11 @@ def _native_crop(path, position, n_samples):
 
 
 class PairValidation:
-    """Validation on segments of pairs whose targets are clean; `per_pair` evenly spread segments of each pair."""
+    """Validation on `per_pair` evenly spread segments of each pair.
+
+    A target is clean, or else a second noisy copy: then SEGMENTS_OF_A_COPY segments of the pair give one improvement,
+    see common.evaluation.second_copy.
+    """
 
     has_prints = False
 
@@ -116,11 +123,14 @@ class PairValidation:
         return songs_and_recordings(self.pairs)
 
     def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
-        """Return the SNR improvement in dB of the segments of that part of the pairs, None without song or noise."""
-        silent = []
-        found = segments(self.pairs[part], model.stft.sample_rate, self.per_pair, silent)
+        """Return the SNR improvements in dB of that part of the pairs, None where song or noise is silent."""
+        silent, pairs = [], self.pairs[part]
+        clean = [pair for pair in pairs if not pair.noisy_target]
+        found = segments(clean, model.stft.sample_rate, self.per_pair, silent)
         gains = [snr(s.clean, denoise(model, s.noisy, s.sample_rate)) - snr(s.clean, s.noisy) for s in found]
-        return gains + [None] * len(silent)
+        copies = [second_copy.measure(model, [pair], SEGMENTS_OF_A_COPY) for pair in pairs if pair.noisy_target]
+        measured = [float(second_copy.improvement_db(sums)) for sums in copies]
+        return gains + [None if np.isnan(gain) else gain for gain in measured] + [None] * len(silent)
 
 
 def pair_sources(train_dir: str | Path, validation_dir: str | Path, workers: int = 0
