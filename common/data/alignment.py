@@ -41,7 +41,7 @@ CHANGE_FRAMES, MAX_CHANGE = 3, 3.0
 PATH_STEP_SECONDS, PATH_REACH_SECONDS, WHITENING = 1.0, 0.08, 0.8
 
 # Step 3: (length of the windows, reach of the search) in seconds for each pass; frames of a cross-spectrum.
-PASSES = ((3.0, 4e-3), (3.0, 1e-3), (3.0, 5e-4))
+PASSES = ((2.0, 4e-3), (2.0, 1e-3), (2.0, 5e-4))
 CROSS_FRAME, CROSS_STEP = 1024, 256
 # Number of half-overlapping Hann frames (a quarter apart) that are worth an independent one.
 DEPENDENCE = 2.0
@@ -245,21 +245,22 @@ def fit(delays: Delays) -> Curve:
 
 
 def _fit_piece(x, y, error):
-    kept = np.ones(len(x), bool)
+    line, kept = np.polyfit(x, y, 1, w=1 / error) if len(x) > 1 else np.array([0.0, y[0]]), np.ones(len(x), bool)
+    unit = np.median(error)
+    left, relative = (y - np.polyval(line, x)) / unit, error / unit  # the search for the smoothness needs such scales
     for _ in range(ROBUST_PASSES):
         if kept.sum() < 6:
-            slope = np.polyfit(x[kept], y[kept], 1, w=1 / error[kept]) if kept.sum() > 1 else np.array([0, y[kept][0]])
-            return lambda seconds, slope=slope: np.polyval(slope, seconds)
-        spline = make_smoothing_spline(x[kept], y[kept], 1 / error[kept] ** 2)
-        off = np.abs(y - spline(x))
-        limit = MAX_DEVIATIONS * np.maximum(1.4826 * np.median(off[kept] / error[kept]), 1) * error
-        kept = off <= limit
+            return lambda seconds: np.polyval(line, seconds)
+        spline = make_smoothing_spline(x[kept], left[kept], 1 / relative[kept] ** 2)
+        off = np.abs(left - spline(x)) / relative
+        kept = off <= MAX_DEVIATIONS * max(1.4826 * np.median(off[kept]), 1.0)
     low, high = x[kept][[0, -1]]
     slopes = spline.derivative()([low, high])
 
     def piece(seconds):
         inside = np.clip(seconds, low, high)
-        return spline(inside) + np.minimum(seconds - low, 0) * slopes[0] + np.maximum(seconds - high, 0) * slopes[1]
+        beyond = np.minimum(seconds - low, 0) * slopes[0] + np.maximum(seconds - high, 0) * slopes[1]
+        return np.polyval(line, seconds) + unit * (spline(inside) + beyond)
     return piece
 
 

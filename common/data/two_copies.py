@@ -42,13 +42,13 @@ OVERSAMPLING, SPLINE_ORDER, SPLINE_MARGIN = 2, 5, 64
 # Distance in seconds of the times at which the delay is computed; between them it is linear.
 CURVE_STEP_SECONDS = 0.01
 # Lengths in seconds: of the longest pair, of the shortest, and between train and validation.
-PAIR_SECONDS, LEAST_PAIR_SECONDS, GAP_SECONDS = 60.0, 4.0, 5.0
+PAIR_SECONDS, LEAST_PAIR_SECONDS, GAP_SECONDS = 60.0, 3.0, 5.0
 # Part of the time that is kept for validation, at the end.
-VALIDATION_SHARE = 0.15
+VALIDATION_SHARE = 0.2
 # Minimum agreement of a stretch (a mean over AGREEMENT_SECONDS): both copies hold music a quarter as loud as the noise.
 LEAST_AGREEMENT, AGREEMENT_SECONDS = 0.2, 3.0
 # Minimum share of the common time that agrees, and minimum number of seconds.
-LEAST_AGREED_SHARE, LEAST_AGREED_SECONDS = 0.2, 30.0
+LEAST_AGREED_SHARE, LEAST_AGREED_SECONDS = 0.2, 16.0
 # Maximum of error_follows_music of copies with noises of their own, and maximum of their agreement (an SNR of 37 dB).
 MAX_FOLLOWING, MAX_AGREEMENT = 0.38, 0.9999
 # Maximum deviation of the delay in half a second from its smooth curve, RMS in samples at WOW_RATE.
