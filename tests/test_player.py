@@ -259,7 +259,7 @@ def test_names_are_shown_and_never_run(open_players, rng):
 def test_a_browser_without_the_codec_says_so(open_players, rng, monkeypatch):
     monkeypatch.setattr(listening, "encode_opus", lambda audio, bit_rate: b"no sound")
     player, = open_players(listening.listening_panel({"noisy": noises(rng, 1)[0]}, OPUS_RATE).data)
-    player.press("Space")
+    player.button("Play").click()
     player.frame.get_by_text("use a current browser").wait_for()
     assert not player.plays()
 
