@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 DEMO_DIR = Path(__file__).resolve().parents[2] / "data" / "demo"
 CORPUS, MERGED, SEGMENTS = "corpus", "merged", "segments"
 # Short mono songs, few folds and FLAC keep the corpus and all that is made of it below 100 MB.
-CORPUS_SIZE = {"song_seconds": 8.0, "channels": 1, "n_folds": 5}
+CORPUS_SIZE = {"song_seconds": 7.5, "channels": 1, "n_folds": 4}
 FORMAT = "flac"
 # By split: the largest number of songs, and the noise pairs of each.
-PAIRS = {"train": (24, 3), "validation": (4, 2), "test": (12, 3)}
-N_SEGMENTS, N_HELD_OUT = 40, 24
+PAIRS = {"train": (24, 2), "validation": (4, 2), "test": (12, 3)}
+N_SEGMENTS, N_HELD_OUT = 24, 24
 # Nothing of these short songs is skipped.
 WHOLE = Cut(None, 0, 0)
 
@@ -38,7 +38,7 @@ def ready(path: str | Path) -> Path:
     stage = path.resolve().relative_to(DEMO_DIR).parts[0] if is_demo(path) else None
     if stage not in (CORPUS, MERGED, SEGMENTS) or _whole(DEMO_DIR / stage):
         return path
-    log.info("There is no data yet: generated songs and noises are mixed in %s (80 MB, about a minute).\n"
+    log.info("There is no data yet: generated songs and noises are mixed in %s (75 MB, about a minute).\n"
              "For your own, set the paths in the first cells.", DEMO_DIR)
     songs, noises = make_corpus(DEMO_DIR / CORPUS, **CORPUS_SIZE)
     if stage != CORPUS:
