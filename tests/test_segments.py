@@ -211,7 +211,7 @@ def test_a_second_choice_keeps_what_is_there(merged, tmp_path):
         c.start_seconds for c in first]
     with pytest.raises(CallError, match=r"n_segments was 3 and is 4; diversity_weight was 0\.5 and is 0\.4: use"):
         build_sets(source, folder, 4, 2, 0.4, WHOLE)
-    with pytest.raises(CallError, match=r"hop_seconds was None and is 1\.0"):
+    with pytest.raises(CallError, match=r"hop_seconds was 0\.5 and is 1\.0"):
         build_sets(source, folder, 3, 2, 0.5, Cut(1.0, 0, 0))
     with pytest.raises(CallError, match=r"manifest was '[0-9a-f]+' and is"):
         build_sets(merged("merger.py", "train", 3, 2)[0].parent, folder, 3, 2, 0.5, WHOLE)

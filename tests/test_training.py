@@ -283,7 +283,8 @@ def test_a_watched_training_says_nothing_itself(data, finished, tmp_path, caplog
 
 def test_the_time_of_a_training_is_measured_before_it(data, monkeypatch):
     ticks = itertools.count()
-    monkeypatch.setattr("common.training.timing.time.monotonic", lambda: 10.0 * next(ticks))  # each part takes 10 s
+    clock = SimpleNamespace(monotonic=lambda: 10.0 * next(ticks))  # each part takes 10 s
+    monkeypatch.setattr("common.training.timing.time", clock)
     words = estimate(TrainSettings(**(MINI | {"epochs": 4})), *data)
     assert "12 steps of 2.50 s and 4 validations of 40.0 s" in words and "about 4 min" in words  # 30 s and 160 s
 
