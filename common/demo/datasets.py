@@ -18,7 +18,7 @@ CORPUS, MERGED, SEGMENTS = "corpus", "merged", "segments"
 CORPUS_SIZE = {"song_seconds": 7.5, "channels": 1, "n_folds": 4}
 FORMAT = "flac"
 # By split: the largest number of songs, and the noise pairs of each.
-PAIRS = {"train": (24, 2), "validation": (4, 2), "test": (12, 3)}
+PAIRS = {"train": (24, 2), "validation": (4, 1), "test": (12, 3)}
 N_SEGMENTS, N_HELD_OUT = 24, 24
 # Nothing of these short songs is skipped.
 WHOLE = Cut(None, 0, 0)
@@ -38,7 +38,7 @@ def ready(path: str | Path) -> Path:
     stage = path.resolve().relative_to(DEMO_DIR).parts[0] if is_demo(path) else None
     if stage not in (CORPUS, MERGED, SEGMENTS) or _whole(DEMO_DIR / stage):
         return path
-    log.info("There is no data yet: generated songs and noises are mixed in %s (75 MB, about a minute).\n"
+    log.info("There is no data yet: generated songs and noises are mixed in %s (70 MB, about a minute).\n"
              "For your own, set the paths in the first cells.", DEMO_DIR)
     songs, noises = make_corpus(DEMO_DIR / CORPUS, **CORPUS_SIZE)
     if stage != CORPUS:
