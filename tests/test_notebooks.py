@@ -246,7 +246,9 @@ def test_papermills_text_of_a_tuple_is_read(parameter):
     ("NoiseRemover.ipynb", {"DATA_DIR": "nowhere"}, "nowhere/test/input does not exist"),
     ("notebooks/generate_best_segments.ipynb", {"SOURCE": "nowhere"}, "one input/ and target/, in nowhere"),
 ])
-def test_a_users_mistake_gets_one_sentence(tmp_path, notebook, parameters, message):
+def test_a_users_mistake_gets_one_sentence(merged, tmp_path, notebook, parameters, message):
+    if "MODEL_PATH" in parameters:  # there is a test set
+        parameters = parameters | {"TEST_DIR": merged("merger_white.py", "test", 2, 2)[0].parent}
     with pytest.raises(papermill.PapermillExecutionError, match=message):
         _run(notebook, tmp_path, **parameters)
     cells = json.loads((tmp_path / "executed.ipynb").read_text())["cells"]
