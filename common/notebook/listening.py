@@ -99,7 +99,8 @@ def listening_panel(versions: dict[str, np.ndarray], sample_rate: int, title: st
         plt.close(picture)
         parts.append(f'<img alt="{html.escape(title)}" style="max-width: 100%" '
                      f'src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">')
-    # Notebooks run no scripts of a page that they are given, but those of a frame.
+    # Notebooks run scripts only in a frame. JupyterLab shows the text in place of it in a notebook that is not trusted.
     parts.append(f'<iframe title="player: {html.escape(title or ", ".join(versions))}" allow="autoplay" width="100%" '
-                 f'height="240" style="border: 0" srcdoc="{html.escape(player_html(versions, sample_rate))}"></iframe>')
+                 f'height="240" style="border: 0" srcdoc="{html.escape(player_html(versions, sample_rate))}">'
+                 "To see the player, choose Trust Notebook in the command palette.</iframe>")
     return HTML(f'<div style="max-width: 1100px">{"".join(parts)}</div>')
