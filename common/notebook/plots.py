@@ -78,9 +78,8 @@ def snr_distributions(rows: pd.DataFrame, method: str = DENOISED) -> Figure:
     before = after.assign(snr_db=after.snr_db - after.snr_improvement_db)  # a method may lack segments
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([before.snr_db, after.snr_db]), bins=25)
-    for part, name in ((before, "noisy"), (after, "denoised")):
-        left.hist(part.snr_db, edges, alpha=0.6, color=COLOURS[name],
-                  label=f"{name}: mean {part.snr_db.mean():.2f} dB")
+    for part, name, colour in ((before, "noisy", COLOURS["noisy"]), (after, method, COLOURS["denoised"])):
+        left.hist(part.snr_db, edges, alpha=0.6, color=colour, label=f"{name}: mean {part.snr_db.mean():.2f} dB")
     left.set(xlabel="SNR (dB)", ylabel="segments", title=f"SNR of {len(before)} segments")
     is_white = (after.noise == "white").to_numpy()
     for chosen, label, colour in ((is_white, "white noise", COLOURS["denoised"]),
