@@ -84,7 +84,8 @@ def test_papermill_sets_the_names_of_both_cells(tmp_path):
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the files of this checkout, as they are now, without data."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True)
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
+                            check=True)
     folder = tmp_path / "checkout"
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
