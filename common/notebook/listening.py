@@ -68,7 +68,7 @@ def player_html(versions: dict[str, np.ndarray], sample_rate: int) -> str:
     sounds = {name: x if len(x) <= 2 else x.mean(axis=0, keepdims=True) for name, x in sounds.items()}
     n_samples = max(x.shape[1] for x in sounds.values())
     peaks = np.array([np.abs(x).max(initial=0) for x in sounds.values()])
-    gain = 1 / max(1, peaks.max() / TOP)
+    gain = 1 / max(1, float(peaks.max()) / TOP)
     levels = gain * np.array([np.linalg.norm(x) / np.sqrt(max(1, x.size)) for x in sounds.values()])
     matched = _matched_gains(levels, gain * peaks)
     seconds = n_samples / sample_rate
