@@ -1,9 +1,12 @@
+import sys
+
 import numpy as np
 import pytest
 
 from common.audio.reading import list_audio, read_audio
 from common.data.noises import folds_by_split, scan_folds
-from common.demo import synth
+from common.demo import __main__ as demo
+from common.demo import datasets, synth
 from common.demo.corpus import make_corpus
 from common.errors import CallError
 from common.labels import CLASS_NAMES
@@ -66,6 +69,40 @@ def test_a_second_call_makes_nothing_anew(tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     audio, _ = read_audio(list_audio(songs)[0])
     assert audio.shape[0] == 2 and 0.1 < np.abs(audio).max() <= 1
+
+
+def test_a_smaller_corpus(tmp_path):
+    songs, noises = make_corpus(tmp_path, song_seconds=1, channels=1, n_folds=4)
+    audio, _ = read_audio(list_audio(songs)[0])
+    assert audio.shape[0] == 1 and 0.1 < np.abs(audio).max() <= 1
+    assert sorted(scan_folds(noises)) == [1, 2, 3, 4]
+
+
+def test_only_the_demos_own_paths_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "DEMO_DIR", tmp_path / "demo")
+    monkeypatch.setattr(datasets, "make_corpus", lambda *_, **__: pytest.fail("made"))
+    for path in (tmp_path / "mine", "data/train", tmp_path / "demo" / "mine"):
+        assert str(datasets.ready(path)) == str(path)
+    (tmp_path / "demo" / "corpus").mkdir(parents=True)
+    (tmp_path / "demo" / "corpus" / "corpus-0-8-1-5").touch()
+    datasets.ready(tmp_path / "demo" / "corpus" / "noises")
+
+
+def test_the_demo_shows_its_table_once_and_what_to_do_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "QUICK", demo.Size(  # so short a training harms: other weights are measured
+        {"train": (2, 2), "validation": (1, 1), "test": (2, 1)}, {"N_SEGMENTS": 4, "N_HELD_OUT": 4},
+        {"WIDTH": 1, "EPOCHS": 1, "STEPS_PER_EPOCH": 2, "MODEL_PATH": "white", "SPEECH_METRICS": False}))
+    monkeypatch.setattr(sys, "argv", ["demo", "--quick", "--out", str(tmp_path)])
+    demo.main()
+    shown = capsys.readouterr()
+    table = [line for line in shown.out.splitlines() if "do nothing" in line]
+    assert len(table) == len(set(table)) > 1 and sum(line.split()[0] == "all" for line in table) == 1
+    assert "do nothing" not in shown.err and "improvement" not in shown.err and "unknown parameter" not in shown.err
+    assert "The whole training takes about" in shown.err
+    assert len(shown.out.split("What next:\n")[1].splitlines()) == 3
+    typed = [line.split("  ")[-1].split(" (")[0] for line in shown.out.splitlines() if str(tmp_path) in line]
+    assert len(typed) == 7 and not [path for path in typed if set("() ") & set(path[len(str(tmp_path)):])]
+    assert read_audio(tmp_path / "noisy_song.flac")[0].shape == read_audio(tmp_path / "denoised_song.flac")[0].shape
 
 
 def test_the_demo_takes_the_folds_that_are_there(corpus, tmp_path):

@@ -3,6 +3,9 @@
 import ast
 import csv
 import json
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import papermill
@@ -20,11 +23,11 @@ from tests.conftest import ROOT
 NOTEBOOKS = sorted([ROOT / "NoiseRemover.ipynb", *(ROOT / "notebooks").glob("*.ipynb")])
 
 
-def _run(notebook, tmp_path, **parameters):
+def _run(notebook, tmp_path, checkout=ROOT, **parameters):
     executed = tmp_path / "executed.ipynb"
-    papermill.execute_notebook(str(ROOT / notebook), str(executed), {k: str(v) if hasattr(v, "parts") else v
-                                                                      for k, v in parameters.items()},
-                               cwd=str((ROOT / notebook).parent), kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(str(checkout / notebook), str(executed), {k: str(v) if hasattr(v, "parts") else v
+                                                                         for k, v in parameters.items()},
+                               cwd=str((checkout / notebook).parent), kernel_name="python3", progress_bar=False)
     return read_records(executed), executed
 
 
@@ -33,19 +36,95 @@ def training_rows(weights):
         return list(csv.DictReader(file))
 
 
+def parameter_cells(cells):
+    """The code cells up to the one behind which papermill puts its values."""
+    code = [c for c in cells if c["cell_type"] == "code"]
+    tagged = [n for n, c in enumerate(code) if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    return code[: tagged[0] + 1], code[tagged[0] + 1 :]
+
+
+def assigned(cells):
+    """The names that cells give values to."""
+    lines = [line for c in cells for line in "".join(c["source"]).splitlines()]
+    return [line.split("=")[0].strip() for line in lines if "=" in line.split("#")[0]]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
 def test_notebooks_are_thin_and_stripped(path):
     cells = json.loads(path.read_text())["cells"]
-    code = [c for c in cells if c["cell_type"] == "code"]
-    parameters = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
-    assert len(parameters) == 1
-    names = [line.split("=")[0].strip() for line in parameters[0]["source"] if "=" in line.split("#")[0]]
+    parameters, rest = parameter_cells(cells)
+    names = assigned(parameters)
     assert names and all(name == name.upper() for name in names)
-    source = "\n".join("".join(c["source"]) for c in code)
+    source, used = ("\n".join("".join(c["source"]) for c in part) for part in (parameters + rest, rest))
     assert "class " not in source and "records.record(" in source
-    assert all(not c["outputs"] and c["execution_count"] is None for c in code)
-    used = "\n".join("".join(c["source"]) for c in code if c is not parameters[0])
+    assert all(not c["outputs"] and c["execution_count"] is None for c in parameters + rest)
     assert [n for n in names if n not in used] == []  # no parameter that does nothing
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_begin_with_one_picture(path):
+    introduction = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    picture, = re.findall(r"!\[[^]]+\]\(([^)]+)\)", introduction)
+    assert (path.parent / picture).stat().st_size < 200_000
+
+
+def test_papermill_sets_the_names_of_both_cells(tmp_path):
+    parameters, _ = parameter_cells(json.loads((ROOT / "NoiseRemover.ipynb").read_text())["cells"])
+    names = assigned(parameters)
+    assert len(assigned(parameters[:1])) == 5 and len(set(names)) == len(names) > 20
+    made = papermill.execute_notebook(str(ROOT / "NoiseRemover.ipynb"), str(tmp_path / "out.ipynb"),
+                                      dict.fromkeys(names, "given"), prepare_only=True, kernel_name="python3")
+    values = {}
+    for cell in [c for c in made.cells if c.cell_type == "code"][: len(parameters) + 1]:
+        exec(cell.source, values)
+    assert {values[name] for name in names} == {"given"}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the files of this checkout, as they are now, without data."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
+                            check=True)
+    folder = tmp_path / "checkout"
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+def shown(executed, kind):
+    """The outputs of an executed notebook that have data of a kind, or the text that it printed."""
+    outputs = [o for c in json.loads(executed.read_text())["cells"] for o in c.get("outputs", [])]
+    if kind == "stream":
+        return "".join("".join(o["text"]) for o in outputs if o["output_type"] == "stream")
+    return [o["data"][kind] for o in outputs if kind in o.get("data", {})]
+
+
+@pytest.mark.notebooks
+def test_all_runs_on_a_fresh_checkout(checkout, tmp_path):
+    """The default paths: the demo's data are made once, and every notebook takes them."""
+    small = {"WIDTH": 1, "EPOCHS": 2, "STEPS_PER_EPOCH": 2, "SPEECH_METRICS": False, "N_SAMPLES": 1, "LISTEN": False}
+    records, executed = _run("NoiseRemover.ipynb", tmp_path, checkout, **small)
+    text = shown(executed, "stream")
+    assert f"There is no data yet: generated songs and noises are mixed in {checkout / 'data' / 'demo'}" in text
+    assert "The whole training takes about 1 min" in text and "epoch 1/2" not in text
+    assert records["n_segments"] == 24 and records["n_songs"] == 4 and len(records["train_losses"]) == 2
+    assert 5 < records["input_snr_db"] < 25
+    progress = [line for line in shown(executed, "text/plain") if "".join(line).startswith("epoch ")]
+    assert len(progress) == 1 and "epoch 2 of 2, step 4" in "".join(progress[0])  # one line, which is replaced
+    assert any("improvement dB" in "".join(table) for table in shown(executed, "text/html"))
+    made = [path for path in (checkout / "data" / "demo").rglob("*") if path.is_file()]
+    assert 50e6 < sum(path.stat().st_size for path in made) < 80e6  # 20 MB more for what a demo makes of it
+    segments = "notebooks/generate_best_segments.ipynb"
+    chosen, executed = _run(segments, tmp_path, checkout, LISTEN=False)
+    text = shown(executed, "stream")
+    assert "There is no data yet" not in text and text.count("are already in") == 3
+    assert chosen["n_train"] < chosen["n_candidates"] and chosen["n_test"] == 24
+    with pytest.raises(papermill.PapermillExecutionError, match=r"n_segments was .* and is 3: use the same ones"):
+        _run(segments, tmp_path, checkout, LISTEN=False, N_SEGMENTS=3)
+    assert [path for path in made if not path.is_file()] == []
 
 
 @pytest.mark.notebooks
@@ -75,12 +154,12 @@ def test_a_song_is_a_starting_dataset(corpus, tmp_path, rng):
 
 @pytest.mark.notebooks
 def test_train_evaluate_and_select_weights(merged, tmp_path):
-    folders = {}
+    data = tmp_path / "data"
+    data.mkdir()
     for split in ("train", "validation", "test"):
-        folders[split] = merged("merger_white.py", split, 2, 2)[0].parent
+        (data / split).symlink_to(merged("merger_white.py", split, 2, 2)[0].parent)
     small = {"WIDTH": 1, "EPOCHS": 2, "STEPS_PER_EPOCH": 4, "BATCH_SIZE": 2, "SEGMENTS_PER_PAIR": 1, "N_SAMPLES": 2,
-             "SPEECH_METRICS": False, "DEVICE": "cpu", "TRAIN_DIR": folders["train"],
-             "VALIDATION_DIR": folders["validation"], "TEST_DIR": folders["test"], "WEIGHTS_DIR": tmp_path / "Weights",
+             "SPEECH_METRICS": False, "DEVICE": "cpu", "DATA_DIR": data, "WEIGHTS_DIR": tmp_path / "Weights",
              "SAMPLES_DIR": tmp_path / "Samples"}
     records, executed = _run("NoiseRemover.ipynb", tmp_path, **small)
     assert records["n_segments"] == 4 and records["n_songs"] == 2 and len(records["train_losses"]) == 2
@@ -112,7 +191,7 @@ def test_train_evaluate_and_select_weights(merged, tmp_path):
 
 @pytest.mark.notebooks
 def test_train_on_a_pool(pool_folder, tmp_path):
-    records, _ = _run("NoiseRemover.ipynb", tmp_path, POOL_DIR=pool_folder, TEST_DIR="", WIDTH=1, EPOCHS=1,
+    records, _ = _run("NoiseRemover.ipynb", tmp_path, POOL_DIR=pool_folder, WIDTH=1, EPOCHS=1,
                       STEPS_PER_EPOCH=2, BATCH_SIZE=2, DEVICE="cpu", WEIGHTS_DIR=tmp_path / "Weights", NOISE="siren")
     assert len(records["train_losses"]) == 1 and "n_segments" not in records
     assert (tmp_path / "Weights" / "best.pth").is_file() and (tmp_path / "Weights" / "tensorboard").is_dir()
@@ -165,9 +244,12 @@ def test_papermills_text_of_a_tuple_is_read(parameter):
 @pytest.mark.parametrize("notebook, parameters, message", [
     ("NoiseRemover.ipynb", {"MODE": "evaluate", "MODEL_PATH": "none.pth"}, "none.pth does not exist"),
     ("NoiseRemover.ipynb", {"MODE": "listen"}, "expected MODE train, evaluate or compare"),
-    ("NoiseRemover.ipynb", {"TRAIN_DIR": "nowhere"}, "nowhere/input does not exist"),
+    ("NoiseRemover.ipynb", {"DATA_DIR": "nowhere"}, "nowhere/test/input does not exist"),
+    ("notebooks/generate_best_segments.ipynb", {"SOURCE": "nowhere"}, "one input/ and target/, in nowhere"),
 ])
-def test_a_users_mistake_gets_one_sentence(tmp_path, notebook, parameters, message):
+def test_a_users_mistake_gets_one_sentence(merged, tmp_path, notebook, parameters, message):
+    if "MODEL_PATH" in parameters:  # there is a test set
+        parameters = parameters | {"TEST_DIR": merged("merger_white.py", "test", 2, 2)[0].parent}
     with pytest.raises(papermill.PapermillExecutionError, match=message):
         _run(notebook, tmp_path, **parameters)
     cells = json.loads((tmp_path / "executed.ipynb").read_text())["cells"]

@@ -202,6 +202,29 @@ def test_sets_of_all_splits_in_one_go(merged, tmp_path, caplog):
         build_sets(tmp_path, tmp_path / "none", 3, 2)
 
 
+def test_a_second_choice_keeps_what_is_there(merged, tmp_path):
+    folder = tmp_path / "segments"
+    source = merged("merger.py", "train", 2, 2)[0].parent
+    first = build_sets(source, folder, 3, 2, 0.5, WHOLE)["train"][1]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    assert [c.start_seconds for c in build_sets(source, folder, 3, 2, 0.5, WHOLE)["train"][1]] == [
+        c.start_seconds for c in first]
+    with pytest.raises(CallError, match=r"n_segments was 3 and is 4; diversity_weight was 0\.5 and is 0\.4: use"):
+        build_sets(source, folder, 4, 2, 0.4, WHOLE)
+    with pytest.raises(CallError, match=r"hop_seconds was 0\.5 and is 1\.0"):
+        build_sets(source, folder, 3, 2, 0.5, Cut(1.0, 0, 0))
+    with pytest.raises(CallError, match=r"manifest was '[0-9a-f]+' and is"):
+        build_sets(merged("merger.py", "train", 3, 2)[0].parent, folder, 3, 2, 0.5, WHOLE)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")} == before
+
+
+def test_flac_pairs_give_flac_segments(merged, tmp_path):
+    source = merged("merger.py", "train", 2, 1, "--format", "flac")[0].parent
+    build_sets(source, tmp_path, 2, 1, 0.5, WHOLE)
+    for pair in pairs_in(tmp_path / "train"):
+        assert pair.input.suffix == pair.target.suffix == ".flac" and sf.info(pair.input).frames == SEGMENT_SAMPLES
+
+
 def test_without_noises_diversity_alone_ranks_and_a_line_says_so(merged, tmp_path, caplog):
     source = tmp_path / "copy"
     for folder in merged("merger.py", "train", 2, 2)[:2]:

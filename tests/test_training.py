@@ -18,6 +18,7 @@ from common.training.loop import train
 from common.training.mixtures import MixtureSettings, pool_sources
 from common.training.pair_batches import PairSource, PairValidation
 from common.training.settings import Execution, TrainSettings
+from common.training.timing import estimate
 
 MINI = {"width": 1, "epochs": 2, "steps_per_epoch": 3, "batch_size": 2, "warmup_steps": 2}
 
@@ -269,6 +270,23 @@ def test_curves_for_tensorboard(data, tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {"loss", "learning rate", "validation SNR improvement (dB)"} <= set(events.Tags()["scalars"])
     assert [e.step for e in events.Scalars("epoch loss")] == [3, 6]
+
+
+def test_a_watched_training_says_nothing_itself(data, finished, tmp_path, caplog):
+    seen = []
+    with caplog.at_level("INFO", "common.training.loop"):
+        history = train(TrainSettings(**MINI), *data, tmp_path,
+                        Execution(watch=lambda run: seen.append((run.step, len(run.history)))))
+    assert seen == [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1), (6, 2)] and "loss" not in caplog.text
+    assert [row["train_loss"] for row in history] == [row["train_loss"] for row in finished[1]]
+
+
+def test_the_time_of_a_training_is_measured_before_it(data, monkeypatch):
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: 10.0 * next(ticks))  # each part takes 10 s
+    monkeypatch.setattr("common.training.timing.time", clock)
+    words = estimate(TrainSettings(**(MINI | {"epochs": 4})), *data)
+    assert "12 steps of 2.50 s and 4 validations of 40.0 s" in words and "about 4 min" in words  # 30 s and 160 s
 
 
 def test_a_network_learns_from_noisy_targets_alone(tmp_path, rng):

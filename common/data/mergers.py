@@ -1,14 +1,18 @@
-"""What the four merger scripts share: their flags and their run."""
+"""What the four merger scripts share, their flags and their run; and the sets of all splits in one call."""
 
 import argparse
 import logging
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 from common.cli import Parser, add_settings, given
 from common.data.dataset_builder import MergeSettings, build_dataset, choose_songs
-from common.data.manifest import read_dataset
-from common.data.noises import NoiseSource, clips_for_split
+from common.data.manifest import SIDES, read_dataset
+from common.data.noises import WHITE_SHARE, NoiseSource, clips_for_split, folds_by_split
 from common.path_checks import check_folders
+
+log = logging.getLogger(__name__)
 
 
 def merger_parser(description: str, noises: bool = True) -> argparse.ArgumentParser:
@@ -52,3 +56,22 @@ def merge(merger: str, args: argparse.Namespace, white_share: float = 0.0) -> No
     n_songs = len({row["song"] for row in rows})
     logging.info("%d pairs of %d songs in %s and %s (skipped songs: %d); skipped noises: %d", len(rows), n_songs,
                  *outputs.values(), len(songs) - n_songs, len(read_dataset(args.input_dir)["skipped_noises"]))
+
+
+def merge_splits(path_songs: Path, path_noises: Path, output_dir: Path, sizes: Mapping[str, tuple[int, int]],
+                 format: str = "wav", jobs: int = -1) -> None:
+    """Mix pairs with real and white noises for train, validation and test: `output_dir`/<split>/input and /target.
+
+    sizes: for each split the largest number of songs and the number of noise pairs per song. format: see MergeSettings.
+    folds_by_split divides the noises, songs_for_split the songs. An interrupted run is completed. Raises the errors of
+    these and of build_dataset.
+    """
+    songs, noises = (str(Path(path).absolute()) for path in (path_songs, path_noises))
+    for split, folds in folds_by_split(noises).items():
+        n_songs, n_noises = sizes[split]
+        settings = MergeSettings("merger_mixed_white", songs, noises, n_noises, split=split, iter_songs=n_songs,
+                                 folds=tuple(folds), format=format)
+        source = NoiseSource(clips_for_split(noises, split, folds), white_share=WHITE_SHARE)
+        rows = build_dataset(settings, source, choose_songs(settings), [output_dir / split / side for side in SIDES],
+                             jobs)
+        log.info("%s: %d pairs in %s", split, len(rows), output_dir / split)

@@ -49,6 +49,12 @@ def finished_pairs(dirs: Sequence[Path], settings, files: dict[str, list[str]]) 
     return rows
 
 
+def changes(before: dict, now: dict) -> list[str]:
+    """Return phrases on the settings of a run whose values, as in a JSON file, were other ones before."""
+    return [f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items()
+            if before.get(name) != value]
+
+
 def _check_unchanged(dirs, settings, files, rows):
     stored = manifest.read_dataset(dirs[0])
     before = stored.get("sources", {}).get("files")
@@ -61,10 +67,7 @@ def _check_unchanged(dirs, settings, files, rows):
             raise CallError(f"expected an empty folder or an unfinished dataset of the same command, but "
                             f"{leftovers[0]} belongs to no known dataset: choose another folder")
         return
-    old_settings = stored.get("settings", {})
-    changed = [f"{name} was {old_settings.get(name)!r} and is {value!r}"
-               for name, value in json.loads(json.dumps(asdict(settings))).items() if old_settings.get(name) != value]
-    if changed:
+    if changed := changes(stored.get("settings", {}), json.loads(json.dumps(asdict(settings)))):
         raise CallError(f"expected the settings with which {dirs[0]} was begun, but {'; '.join(changed)}: use "
                         "the same ones or other output folders")
     changed = _list_changes(before, files) or _content_changes(settings, rows)

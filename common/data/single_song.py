@@ -1,6 +1,5 @@
 """A dataset from one song: the song is divided in time, and each part is mixed with noises of its own split."""
 
-import logging
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,14 +8,10 @@ import numpy as np
 
 from common.audio.reading import AudioReader
 from common.audio.writing import AudioWriter
-from common.data.dataset_builder import MergeSettings, build_dataset, choose_songs
-from common.data.manifest import SIDES
-from common.data.noises import WHITE_SHARE, NoiseSource, clips_for_split, folds_by_split
+from common.data.mergers import merge_splits
 from common.data.segments import Cut, segment_length
 from common.data.songs import song_name
 from common.errors import CallError, UserError
-
-log = logging.getLogger(__name__)
 
 # Shares of the song, in the order of time.
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -61,8 +56,8 @@ def pairs_from_song(song: str | Path, path_noises: str | Path, output_dir: str |
                     cut: Cut | None = None, jobs: int = -1) -> Path:
     """Mix one song with real and white noises: `n_pairs` for each split below `output_dir`, which is returned.
 
-    The parts of the song are written to `output_dir`/song, and folds_by_split divides the noises. An interrupted run is
-    completed. Raises the errors of split_song and build_dataset.
+    The parts of the song are written to `output_dir`/song. An interrupted run is completed. Raises the errors of
+    split_song and merge_splits.
     """
     output_dir = Path(output_dir).absolute()
     parts = output_dir / "song"
@@ -71,10 +66,5 @@ def pairs_from_song(song: str | Path, path_noises: str | Path, output_dir: str |
     elif not all(_part(parts, song, split).is_file() for split in SHARES):
         raise CallError(f"expected the parts of {song} in {parts}, but there are those of another song: choose another "
                         "OUTPUT_DIR")
-    for split, folds in folds_by_split(path_noises).items():
-        settings = MergeSettings("merger_mixed_white", str(parts), str(Path(path_noises).absolute()), n_pairs,
-                                 split=split, iter_songs=1, folds=tuple(folds))
-        source = NoiseSource(clips_for_split(settings.path_noises, split, folds), white_share=WHITE_SHARE)
-        build_dataset(settings, source, choose_songs(settings), [output_dir / split / side for side in SIDES], jobs)
-        log.info("%s: %d pairs of %s in %s", split, n_pairs, Path(song).name, output_dir / split)
+    merge_splits(parts, path_noises, output_dir, dict.fromkeys(SHARES, (1, n_pairs)), jobs=jobs)
     return output_dir

@@ -8,7 +8,6 @@ where the first one stopped. Example:
 
 import logging
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ import papermill
 from common.audio.reading import read_audio
 from common.cli import Parser, run
 from common.data.manifest import read_manifest
-from common.data.noises import folds_by_split
+from common.data.mergers import merge_splits
+from common.demo import datasets
 from common.demo.corpus import make_corpus
 from common.errors import CallError, UserError
 from common.evaluation.metrics import snr
@@ -42,42 +42,35 @@ class Size:
     training: dict[str, int]
 
 
-FULL = Size({"train": (24, 12), "validation": (4, 2), "test": (12, 6)}, {"N_SEGMENTS": 360, "N_HELD_OUT": 48},
-            {"WIDTH": 8, "EPOCHS": 4, "STEPS_PER_EPOCH": 60})
+FULL = Size(datasets.PAIRS, {"N_SEGMENTS": datasets.N_SEGMENTS, "N_HELD_OUT": datasets.N_HELD_OUT},
+            {"WIDTH": 8, "EPOCHS": 4, "STEPS_PER_EPOCH": 100})
 # Large enough to run every step and to learn something.
 QUICK = Size({"train": (12, 4), "validation": (4, 2), "test": (6, 4)}, {"N_SEGMENTS": 40, "N_HELD_OUT": 24},
              {"WIDTH": 8, "EPOCHS": 3, "STEPS_PER_EPOCH": 70})
-
-
-def _is_notebook_line(record):
-    """Whether papermill passes on a line of the notebook itself."""
-    text = record.getMessage().strip()
-    return bool(text) and not text.startswith(("Executing ", "Ending Cell", "Input Notebook", "Output Notebook",
-                                               "Working directory", "<Figure"))
+NEXT = """
+What next:
+  denoise a song of yours     python denoise.py song.mp3
+  train on your own sounds    python -m common.demo --songs SONGS --noises NOISES --out own
+  do it step by step          README.md, and docs/ for all the rest"""
 
 
 def _step(title):
     log.info("\n== %s", title)
 
 
-def _merge(songs, noises, out, split, folds, n_songs, n_noises):
-    command = [sys.executable, "merger_mixed_white.py", "--path-songs", songs, "--path-noises", noises,
-               "--iter-songs", n_songs, "--iter-noise", n_noises, "--folds", ",".join(map(str, folds)),
-               "--split", split, "--input-dir", out / "input", "--target-dir", out / "target"]
-    log.info("%s", " ".join(map(str, ["python", *command[1:]])))
-    if subprocess.run([str(part) for part in command], cwd=ROOT).returncode:
-        raise UserError(f"expected the {split} set to be built, but the merger failed: see its message above")
-
-
 def _notebook(name, out, **parameters):
-    """Run a notebook under papermill and keep the executed copy in `out`; returns its records."""
+    """Run a notebook under papermill and keep the executed copy in `out`; returns its records.
+
+    The log shows what the notebook prints, without its tables and pictures.
+    """
     log.info("papermill %s", name)
     executed = out / "notebooks" / Path(name).name
     executed.parent.mkdir(parents=True, exist_ok=True)
     parameters = {key: str(v) if isinstance(v, Path) else v for key, v in parameters.items()}
     try:
         papermill.execute_notebook(str(ROOT / name), str(executed), parameters, cwd=str(ROOT), kernel_name="python3",
-                                   log_output=True, progress_bar=False, extra_arguments=["--log-level=ERROR"])
+                                   stdout_file=sys.stderr, progress_bar=False,
+                                   extra_arguments=["--log-level=ERROR"])
     except papermill.PapermillExecutionError as error:
         raise UserError(f"{name} stopped with {error.ename}: {error.evalue} (see {executed})") from error
     return read_records(executed)
@@ -90,31 +83,25 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
     """
     if songs is None:
         _step("demo corpus: synthetic songs with stems, and noises of ten classes")
-        songs, noises = make_corpus(out / "corpus")
+        songs, noises = make_corpus(out / "corpus", **datasets.CORPUS_SIZE)
+    merged, segments = out / "merged", out / "segments"
     _step("pairs: every song with noises, twice in training, against the clean song in test")
-    for split, folds in folds_by_split(noises).items():
-        _merge(songs, noises, out / "merged" / split, split, folds, *size.pairs[split])
+    merge_splits(songs, noises, merged, size.pairs, datasets.FORMAT)
     _step("segments: the best of the training pairs, evenly spread ones of the others")
-    segments, merged = out / "segments", out / "merged"
-    if not segments.is_dir():
-        partial = out / "segments.partial"  # the only folder that is removed
-        shutil.rmtree(partial, ignore_errors=True)
-        _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=partial,
-                  SKIP_START_SECONDS=0.0, SKIP_END_SECONDS=0.0, LISTEN=False, **size.segments)
-        partial.rename(segments)
-        log.info("all segments are there: %s is now %s", partial.name, segments)
+    _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=segments,
+              SKIP_START_SECONDS=0.0, SKIP_END_SECONDS=0.0, LISTEN=False, **size.segments)
     _step("train with noisy targets only, then evaluate on unknown songs and noises")
-    _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
-              TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples", LISTEN=False,
-              **size.training)
+    _notebook("NoiseRemover.ipynb", out, DATA_DIR=segments, WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples",
+              LISTEN=False, **size.training)
     test = read_manifest(merged / "test" / "input")
     row = next((r for r in test if r["input_noise_class"] == WHITE), test[0])
     weights = weights_name(row["input_noise_class"])
     weights = weights if weights in pretrained_names() else MIXED
     _step(f"denoise one whole song with the pretrained weights {weights}")
-    song, noisy = out / "denoised_song.wav", merged / "test" / "input" / row["input_file"]
+    noisy, song, removed = (out / f"{name}.flac" for name in ("noisy_song", "denoised_song", "removed_from_song"))
+    shutil.copyfile(merged / "test" / "input" / row["input_file"], noisy)
     report = _notebook("notebooks/denoising_entire_song.ipynb", out, MODEL_PATH=weights, INPUT_AUDIO_PATH=noisy,
-                       OUTPUT_AUDIO_PATH=song, RESIDUAL_AUDIO_PATH=out / "removed_from_song.wav", LISTEN=False)
+                       OUTPUT_AUDIO_PATH=song, RESIDUAL_AUDIO_PATH=removed, LISTEN=False)
     clean = read_audio(merged / "test" / "target" / row["target_file"])[0]
     before, after = (snr(clean, read_audio(path)[0] / gain) for path, gain in ((noisy, 1), (song, report["gain"])))
     summary = pd.read_csv(out / "Samples" / "summary.csv")
@@ -122,7 +109,7 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
           f"{format_summary(summary)}\n\n"
           f"a noisy song      {noisy} (SNR {before:.1f} dB)\n"
           f"denoised          {song} (SNR {after:.1f} dB, pretrained weights {weights})\n"
-          f"what was removed  {out / 'removed_from_song.wav'}\n"
+          f"what was removed  {removed}\n"
           f"its picture       {song.with_suffix('.png')}\n"
           f"samples, plots    {out / 'Samples'}\n"
           f"weights           {out / 'Weights' / 'best.pth'}\n"
@@ -143,11 +130,11 @@ def main():
     args = parser.parse_args()
     if bool(args.songs) != bool(args.noises):
         raise CallError("expected both SONGS and NOISES or neither: give the other folder too")
-    logging.getLogger("papermill").addFilter(_is_notebook_line)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     started = time.monotonic()
     given = [Path(p).absolute() if p else None for p in (args.songs, args.noises)]
     demo(Path(args.out).absolute(), *given, QUICK if args.quick else FULL)
-    print(f"\ndone in {(time.monotonic() - started) / 60:.1f} minutes")
+    print(f"\ndone in {(time.monotonic() - started) / 60:.1f} minutes\n{NEXT}")
 
 
 if __name__ == "__main__":

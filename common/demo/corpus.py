@@ -1,7 +1,7 @@
 """A synthetic corpus to try everything on, made in seconds.
 
 Songs are stem files like those of MUSDB18 (five AAC streams, the mix first) in train/, validation/ and test/. Noises
-have UrbanSound8K names, one of every class in each of fold1 ... fold10.
+have UrbanSound8K names, one of every class in each of fold1, fold2, ...
 """
 
 import os
@@ -22,24 +22,27 @@ TITLES = ("Amber", "Brook", "Cinder", "Dune", "Ember", "Fjord", "Glade", "Harbou
 
 
 def write_stems(path: Path, stems: dict[str, np.ndarray], sample_rate: int) -> None:
-    """Write the sum of `stems`, each (2, samples), and then the stems as AAC streams of one MP4 file."""
+    """Write the sum of `stems`, (channels, samples) each, and then the stems as AAC streams of one MP4 file."""
     temporary = path.with_name(f".{path.name}.tmp")
+    layout = {1: "mono", 2: "stereo"}[len(next(iter(stems.values())))]
     with av.open(str(temporary), "w", format="mp4") as container:
         streams = []
         for _ in range(1 + len(stems)):
-            stream = container.add_stream("aac", rate=sample_rate, layout="stereo")
-            stream.bit_rate, stream.options = 192_000, {"aac_coder": "fast"}
+            stream = container.add_stream("aac", rate=sample_rate, layout=layout)
+            stream.bit_rate, stream.options = 96_000 * stream.channels, {"aac_coder": "fast"}
             streams.append(stream)
         for stream, audio in zip(streams, (sum(stems.values()), *stems.values()), strict=True):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio, np.float32), format="fltp", layout="stereo")
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio, np.float32), format="fltp", layout=layout)
             frame.sample_rate, frame.time_base, frame.pts = sample_rate, Fraction(1, sample_rate), 0
             for packet in (*stream.encode(frame), *stream.encode(None)):
                 container.mux(packet)
     os.replace(temporary, path)
 
 
-def _write_song(path, seed, seconds):
+def _write_song(path, seed, seconds, channels):
     stems = synth.song(seed, seconds)
+    if channels == 1:
+        stems = {name: audio.mean(axis=0, keepdims=True) for name, audio in stems.items()}
     peak = np.abs(sum(stems.values())).max()
     write_stems(path, {name: audio * (0.8 / peak) for name, audio in stems.items()}, synth.SAMPLE_RATE)
 
@@ -52,9 +55,14 @@ def _write_noises(folder, fold, seed):
         write_audio(path, synth.noise(class_id, key, seconds), synth.SAMPLE_RATE)
 
 
-def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, jobs: int = -1) -> tuple[Path, Path]:
-    """Write the corpus unless it exists; returns the folders of songs and noises."""
-    songs, noises, done = (Path(folder) / name for name in ("songs", "noises", f"corpus-{seed}-{song_seconds:g}"))
+def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, channels: int = 2, n_folds: int = 10,
+                jobs: int = -1) -> tuple[Path, Path]:
+    """Write the corpus unless it exists; returns the folders of songs and noises.
+
+    channels: 1 or 2, of the songs; noises are mono. n_folds: number of noise folders.
+    """
+    done = Path(folder) / f"corpus-{seed}-{song_seconds:g}-{channels}-{n_folds}"
+    songs, noises = Path(folder) / "songs", Path(folder) / "noises"
     if done.exists():
         return songs, noises
     work, n = [], 0
@@ -62,9 +70,9 @@ def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, j
         (songs / split).mkdir(parents=True, exist_ok=True)
         for _ in range(count):
             work.append(joblib.delayed(_write_song)(songs / split / f"{TITLES[n]}.stem.mp4", seed * 100 + n,
-                                                    song_seconds))
+                                                    song_seconds, channels))
             n += 1
-    work += [joblib.delayed(_write_noises)(noises, fold, seed) for fold in range(1, 11)]
+    work += [joblib.delayed(_write_noises)(noises, fold, seed) for fold in range(1, n_folds + 1)]
     joblib.Parallel(n_jobs=jobs)(work)
     done.touch()
     return songs, noises

@@ -26,6 +26,7 @@ from common.network.inference import inference_form
 from common.network.model import Denoiser
 from common.network.noise_print import print_power
 from common.network.stft import SAMPLE_RATE
+from common.small_files import write_text
 
 DO_NOTHING, DENOISED = "do nothing", "denoised"
 # Suffixes of a method's further rows: with the segments' noise prints; without, but only on segments that have one.
@@ -180,14 +181,41 @@ def _improvement(row, alone):
     return f"{row.improvement_db:+.2f}{interval}"
 
 
+def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the most important columns of the summary as text, to be shown."""
+    table = summary[["noise", "method", "songs", "segments"]].copy()
+    table["input SNR dB"] = summary.input_snr_db.map("{:.2f}".format)
+    table["output SNR dB"] = summary.output_snr_db.map("{:.2f}".format)
+    table["improvement dB [95 % interval]"] = [_improvement(r, " [one song]") for r in summary.itertuples()]
+    table["improved %"] = summary.improved_percent.map("{:.0f}".format)
+    return table
+
+
 def format_summary(summary: pd.DataFrame) -> str:
-    """Format the most important columns of the summary as text."""
-    text = summary[["noise", "method", "songs", "segments"]].copy()
-    text["input SNR dB"] = summary.input_snr_db.map("{:.2f}".format)
-    text["output SNR dB"] = summary.output_snr_db.map("{:.2f}".format)
-    text["improvement dB [95 % interval]"] = [_improvement(r, " [one song]") for r in summary.itertuples()]
-    text["improved %"] = summary.improved_percent.map("{:.0f}".format)
-    return text.to_string(index=False)
+    """Format summary_table as text."""
+    return summary_table(summary).to_string(index=False)
+
+
+def save_scores(rows: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
+    """Write the rows of `evaluate` and their summary, metrics.csv, summary.csv and summary.md; returns the summary."""
+    folder, summary = Path(folder), summarise(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(folder / "metrics.csv", index=False)
+    summary.to_csv(folder / "summary.csv", index=False)
+    write_text(folder / "summary.md", markdown_table(summary) + "\n")
+    return summary
+
+
+def headline(summary: pd.DataFrame, method: str) -> dict:
+    """Return the figures of one method over all noises, and the improvement of every method, as plain values."""
+    overall = summary[summary.noise == "all"].set_index("method")
+    white = summary[(summary.noise == "white") & (summary.method == method)]
+    figures = {name: float(overall[name][method])
+               for name in ("input_snr_db", "output_snr_db", "improvement_db", "improved_percent")}
+    return figures | {
+        "n_segments": int(overall.segments[method]), "n_songs": int(overall.songs[method]),
+        "white_improvement_db": float(white.improvement_db.iloc[0]) if len(white) else None,
+        "improvements_db": overall.improvement_db.to_dict()}
 
 
 def markdown_table(summary: pd.DataFrame) -> str:

@@ -78,9 +78,8 @@ def snr_distributions(rows: pd.DataFrame, method: str = DENOISED) -> Figure:
     before = after.assign(snr_db=after.snr_db - after.snr_improvement_db)  # a method may lack segments
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([before.snr_db, after.snr_db]), bins=25)
-    for part, name in ((before, "noisy"), (after, "denoised")):
-        left.hist(part.snr_db, edges, alpha=0.6, color=COLOURS[name],
-                  label=f"{name}: mean {part.snr_db.mean():.2f} dB")
+    for part, name, colour in ((before, "noisy", COLOURS["noisy"]), (after, method, COLOURS["denoised"])):
+        left.hist(part.snr_db, edges, alpha=0.6, color=colour, label=f"{name}: mean {part.snr_db.mean():.2f} dB")
     left.set(xlabel="SNR (dB)", ylabel="segments", title=f"SNR of {len(before)} segments")
     is_white = (after.noise == "white").to_numpy()
     for chosen, label, colour in ((is_white, "white noise", COLOURS["denoised"]),
@@ -124,12 +123,13 @@ def improvement_bars(summary: pd.DataFrame) -> Figure:
 def training_curves(history: Sequence[dict]) -> Figure:
     """Draw training loss and validation SNR improvement by epoch, and mark the best epoch."""
     table = pd.DataFrame(history)
+    with_print = "validation_with_print_db" in table
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot(table.epoch, table.train_loss, "o-", color=COLOURS["noisy"])
     left.set(xlabel="epoch", ylabel="training loss", title="loss against noisy targets")
     right.plot(table.epoch, table.validation_snr_improvement_db, "o-", color=COLOURS["denoised"],
-               label="without a noise print")
-    if "validation_with_print_db" in table:
+               label="without a noise print" if with_print else None)
+    if with_print:
         right.plot(table.epoch, table.validation_with_print_db, "o-", color=COLOURS["removed"],
                    label="with a noise print")
     if table.validation_snr_improvement_db.notna().any():
@@ -183,12 +183,14 @@ def segment_scores(decorrelation: np.ndarray, chosen: np.ndarray, diversity: tup
     known = decorrelation[np.isfinite(decorrelation)]
     if len(known):
         edges = np.histogram_bin_edges(known, bins=30)
-        left.hist(known, edges, color="#bbbbbb", density=True, label=f"all {len(known)} candidates")
-        left.hist(decorrelation[chosen], edges, color=COLOURS["denoised"], alpha=0.6, density=True,
-                  label=f"{len(chosen)} chosen")
+        left.hist(known, edges, color="#bbbbbb", label=f"all {len(known)} candidates")
+        left.hist(decorrelation[chosen], edges, color=COLOURS["denoised"], alpha=0.6, label=f"{len(chosen)} chosen")
         _legend_below(left)
         middle.plot(np.arange(1, len(chosen) + 1), decorrelation[chosen], ".", ms=3, color=COLOURS["denoised"])
-    left.set(xlabel="decorrelation of the two noises", ylabel="density", title="scores")
+    left.set(xlabel="decorrelation of the two noises", ylabel="segments", title="scores")
+    left.locator_params(axis="x", nbins=5)
+    for axis in (left.yaxis, middle.xaxis):
+        _count(axis)
     middle.set(xlabel="chosen as number", ylabel="decorrelation of the two noises", title="the order of the choice")
     right.bar(["as many at\nrandom", "chosen"], diversity, color=["#bbbbbb", COLOURS["denoised"]])
     right.set(ylabel="mean distance to the nearest", title="spectral diversity")

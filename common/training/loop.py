@@ -96,26 +96,28 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
             from torch.utils.tensorboard import SummaryWriter  # some machines that train do not have it
 
             curves = held.enter_context(SummaryWriter(folder / TENSORBOARD, purge_step=run.step, flush_secs=10))
-        _train(run, source, validation, folder, info, curves, execution.checkpoint_seconds)
+        _train(run, source, validation, folder, info, curves, execution)
         processes.wait()
     return run.history
 
 
-def _train(run, source, validation, folder, info, curves, checkpoint_seconds):
+def _train(run, source, validation, folder, info, curves, execution):
     """Make all steps that are left."""
+    watch, say = (execution.watch, log.debug) if execution.watch else (lambda run: None, log.info)
+    watch(run)
     processes, began, saved = run.processes, time.monotonic() - run.seconds, time.monotonic()
     log_every = max(1, run.settings.steps_per_epoch // LOG_LINES_PER_EPOCH)
     while run.progress() < 1:
         train_step(run, source)
         run.seconds = time.monotonic() - began
         ended, done = run.epochs_done() > len(run.history), run.step - run.epoch_start[0]
-        logs, due = done % log_every == 0, time.monotonic() - saved > checkpoint_seconds
+        logs, due = done % log_every == 0, time.monotonic() - saved > execution.checkpoint_seconds
         if ended or logs or (due and processes.count == 1):  # the clocks of several processes differ
             _stop_at_bad_loss(run, source)
         if logs and not ended:
-            _report_progress(run, done, curves)
+            _report_progress(run, done, curves, say)
         if ended:
-            row = _finish_epoch(run, validation, folder, info)
+            row = _finish_epoch(run, validation, folder, info, say)
             if curves:
                 curves.add_scalar("epoch loss", row["train_loss"], run.step)
                 curves.add_scalar("validation SNR improvement (dB)", row[IMPROVEMENT], run.step)
@@ -124,6 +126,7 @@ def _train(run, source, validation, folder, info, curves, checkpoint_seconds):
         if processes.first and (ended or due) and run.first_bad_step < 0:
             save_atomically({"settings": info["settings"]} | run.state(), folder / LAST)
             saved = time.monotonic()
+        watch(run)
 
 
 def train_step(run: Run, source: Source) -> None:
@@ -174,18 +177,18 @@ def _stop_at_bad_loss(run, source):
                                      "check these, or lower the learning rate"))
 
 
-def _report_progress(run, done, curves):
-    """Log the loss over the `done` steps of this epoch, and add it to the curves."""
+def _report_progress(run, done, curves, say):
+    """Say the loss over the `done` steps of this epoch, and add it to the curves."""
     loss = float(run.epoch_loss) / done
     if curves:
         curves.add_scalar("loss", loss, run.step)
         curves.add_scalar("learning rate", run.optimizer.param_groups[0]["lr"], run.step)
     if run.processes.first:
-        log.info("epoch %d/%d, step %d: loss %.3f, %.2f s per step", len(run.history) + 1, run.settings.epochs, done,
-                 loss, (run.seconds - run.epoch_start[1]) / done)
+        say("epoch %d/%d, step %d: loss %.3f, %.2f s per step", len(run.history) + 1, run.settings.epochs, done,
+            loss, (run.seconds - run.epoch_start[1]) / done)
 
 
-def _finish_epoch(run, validation, folder, info):
+def _finish_epoch(run, validation, folder, info, say):
     """Validate, write the epoch's weights, mark the best ones, extend the history. Returns the new row."""
     epoch, processes = len(run.history) + 1, run.processes
     improvement, n, silent = _measure(run.average, validation, processes)
@@ -213,9 +216,9 @@ def _finish_epoch(run, validation, folder, info):
         save_weights(run.average, folder / BEST, info)
     write_csv(folder / HISTORY, run.history)
     words = {IMPROVEMENT: "without a noise print", IMPROVEMENT_WITH_PRINT: "with one"}
-    log.info("epoch %d/%d: loss %.3f, validation SNR improvement %s%s, %.2f s per step", epoch, run.settings.epochs,
-             row["train_loss"], ", ".join(f"{gain:+.2f} dB {words[name]}" for name, gain in gains.items()),
-             " (best)" if best else "", row["seconds"] / steps)
+    say("epoch %d/%d: loss %.3f, validation SNR improvement %s%s, %.2f s per step", epoch, run.settings.epochs,
+        row["train_loss"], ", ".join(f"{gain:+.2f} dB {words[name]}" for name, gain in gains.items()),
+        " (best)" if best else "", row["seconds"] / steps)
     return row
 
 

@@ -1,6 +1,7 @@
 """Everything that decides a training run besides its data, and what follows from it alone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,7 @@ class Execution:
     compiled: bool = False  # the network runs through torch.compile
     tensorboard: bool = False  # curves are written for TensorBoard too
     checkpoint_seconds: float = 60.0  # longest time between two states on disk
+    watch: Callable | None = None  # is given the Run before the first step and after each, in place of log lines
 
 
 def new_model(settings: TrainSettings) -> Denoiser:
