@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soxr
-from scipy.ndimage import map_coordinates
 
 from common.audio.reading import AudioReader, list_audio, read_audio
 from common.audio.writing import write_audio
 from common.cli import Parser, run
 from common.data import copy_matching
 from common.data.two_copies import LEAST_AGREEMENT, Couple, align, aligned
+from common.demo.copies import Distortion, with_noise
 from common.errors import UserError
 
 RATE, EDGE_SECONDS, SECONDS = 44100, 2, 45
@@ -29,72 +28,54 @@ RATE, EDGE_SECONDS, SECONDS = 44100, 2, 45
 
 @dataclass(frozen=True)
 class Case:
-    """Copy B's distortions, and the SNR of both copies. drift: change of the speed over a minute."""
+    """The SNR of both copies, and what copy B has besides its distortion; suffix: of its file."""
 
-    snr_db: tuple[float, float] = (10, 10)
-    delay_seconds: float = 0.0
-    speed_ppm: float = 0.0
-    drift_ppm: float = 0.0
-    tilt_db: float = 0.0
-    gain_db: float = 0.0
+    snr_db: tuple[float, float]
+    distortion: Distortion
     white: bool = False
     inverted: bool = False
     mono: bool = False
     clipped: bool = False
     suffix: str = ".wav"
 
-    def delay(self, seconds):
-        return (self.delay_seconds + 1e-6 * self.speed_ppm * seconds
-                + 0.5e-6 / 60 * self.drift_ppm * np.square(seconds))
+    def __str__(self):
+        words = [f"SNR {self.snr_db[0]} and {self.snr_db[1]} dB"]
+        words += [f"{name} {value:g}" for name, value in vars(self.distortion).items() if value]
+        words += [name for name in ("white", "inverted", "mono", "clipped") if getattr(self, name)]
+        return ", ".join([*words, self.suffix[1:]])
 
 
 CASES = (
-    Case((25, 25), 0.01), Case((25, 25), 3, 1000, tilt_db=6), Case((20, 20), -3, -1000, gain_db=-12),
-    Case((20, 3), 0.5, white=True), Case((15, 15), 10, 300, 200), Case((15, 15), -10, -300, -200, 6, -12),
-    Case((15, 10), 2, 10, white=True, inverted=True), Case((15, 15), 1, 100, mono=True),
-    Case((15, 15), 1, 100, clipped=True), Case((15, 15), 1, 100, suffix=".mp3"), Case((10, 10), 0.3, 700),
-    Case((10, 10), -7, 50, 200), Case((10, 10), 5, -500, tilt_db=-6, gain_db=12),
-    Case((10, 10), 12, 1000, 200, 6, -12), Case((10, 10), 1, 0, white=True, tilt_db=6),
-    Case((10, 10), -15, -20, inverted=True), Case((10, 10), 4, 250, mono=True),
-    Case((10, 10), 4, 250, suffix=".mp3"), Case((5, 5), 2, 400), Case((5, 10), -2, -100, 200, 6),
-    Case((5, 5), 0, 30, white=True), Case((0, 10), 6, 600), Case((0, 5), -6, 0, -200), Case((0, 0), 1, 100, white=True),
-    Case((10, 10), 30, 100), Case((10, 10), -25, -100))
+    Case((25, 25), Distortion(0.01)), Case((25, 25), Distortion(3, 1000, tilt_db=6)),
+    Case((20, 20), Distortion(-3, -1000, gain_db=-12)), Case((20, 3), Distortion(0.5), white=True),
+    Case((15, 15), Distortion(10, 300, 200)), Case((15, 15), Distortion(-10, -300, -200, 6, -12)),
+    Case((15, 10), Distortion(2, 10), white=True, inverted=True), Case((15, 15), Distortion(1, 100), mono=True),
+    Case((15, 15), Distortion(1, 100), clipped=True), Case((15, 15), Distortion(1, 100), suffix=".mp3"),
+    Case((10, 10), Distortion(0.3, 700)), Case((10, 10), Distortion(-7, 50, 200)),
+    Case((10, 10), Distortion(5, -500, tilt_db=-6, gain_db=12)), Case((10, 10), Distortion(12, 1000, 200, 6, -12)),
+    Case((10, 10), Distortion(1, 0, tilt_db=6), white=True), Case((10, 10), Distortion(-15, -20), inverted=True),
+    Case((10, 10), Distortion(4, 250), mono=True), Case((10, 10), Distortion(4, 250), suffix=".mp3"),
+    Case((5, 5), Distortion(2, 400)), Case((5, 10), Distortion(-2, -100, 200, 6)),
+    Case((5, 5), Distortion(0, 30), white=True), Case((0, 10), Distortion(6, 600)),
+    Case((0, 5), Distortion(-6, 0, -200)), Case((0, 0), Distortion(1, 100), white=True),
+    Case((10, 10), Distortion(30, 100)), Case((10, 10), Distortion(-25, -100)),
+)
 
 
-def tilted(audio, tilt_db):
-    """A song with `tilt_db` more at 8 kHz than at 1 kHz, and as much less at 125 Hz; even beyond four octaves."""
-    spectrum = np.fft.rfft(audio)
-    octaves = np.log2(np.maximum(np.fft.rfftfreq(audio.shape[1], 1 / RATE), 20) / 1000)
-    return np.fft.irfft(spectrum * 10 ** (tilt_db * np.clip(octaves, -4, 4) / 4 / 20), audio.shape[1])
-
-
-def copy_b(song, case):
-    """B's song without noise."""
-    times = np.arange(int(song.shape[1] + RATE * max(0, case.delay_seconds))) / RATE
-    in_a = times - case.delay_seconds
-    for _ in range(6):
-        in_a = times - case.delay(in_a)
-    fine = soxr.resample(tilted(song, case.tilt_db).T, RATE, 4 * RATE).T
-    song = np.stack([map_coordinates(channel, [in_a * 4 * RATE], order=5) for channel in fine])
-    song = song.mean(0, keepdims=True) if case.mono else song
-    return song * 10 ** (case.gain_db / 20) * (-1 if case.inverted else 1)
-
-
-def with_noise(rng, song, snr_db, noises):
-    """The song with white noise, or with a looped recording if there are any."""
-    noise = rng.standard_normal(song.shape)
-    if noises:
-        clip = read_audio(noises[rng.integers(len(noises))], RATE)[0][0].astype(np.float64)
-        noise = np.resize(clip - clip.mean(), song.shape[1])[None].repeat(len(song), 0)
-    scale = np.sqrt(np.square(song).mean() / max(np.square(noise).mean(), 1e-12) / 10 ** (snr_db / 10))
-    return song + scale * noise
+def draw_noise(rng: np.random.Generator, shape: tuple[int, int], noises: list[Path]) -> np.ndarray:
+    """White noise (channels, samples), or a recording from `noises` in all channels."""
+    if not noises:
+        return rng.standard_normal(shape)
+    clip = read_audio(noises[rng.integers(len(noises))], RATE)[0][0]
+    return np.resize(clip - clip.mean(), shape[1])[None].repeat(shape[0], 0)
 
 
 def measure(case: Case, song: np.ndarray, rng: np.random.Generator, noises: list[Path], folder: Path) -> dict:
     """Build, align and judge one couple; the figures are NaN where it is refused."""
-    clean = copy_b(song, case)
-    noises = [] if case.white else noises
-    a, b = with_noise(rng, song, case.snr_db[0], noises), with_noise(rng, clean, case.snr_db[1], noises)
+    clean = case.distortion(song)
+    clean = (clean.mean(0, keepdims=True) if case.mono else clean) * (-1 if case.inverted else 1)
+    a, b = (with_noise(x, draw_noise(rng, x.shape, [] if case.white else noises), snr_db)
+            for x, snr_db in zip((song, clean), case.snr_db, strict=True))
     full_scale = 0.9 / max(np.abs(x).max() for x in (a, b))
     paths = folder / "a.wav", folder / f"b{case.suffix}"
     write_audio(paths[0], (full_scale * a).astype(np.float32), RATE, "FLOAT")
@@ -107,7 +88,7 @@ def measure(case: Case, song: np.ndarray, rng: np.random.Generator, noises: list
     couple.taps = copy_matching.matching_filter(couple.statistics.of(couple.agreement >= LEAST_AGREEMENT))
     first, last = couple.span[0] + EDGE_SECONDS * RATE, couple.span[1] - EDGE_SECONDS * RATE
     times = np.linspace(first, last, 1000) / RATE
-    off = couple.curve(times) - case.delay(times)
+    off = couple.curve(times) - case.distortion.delay(times)
     write_audio(folder / "clean.wav", (full_scale * clean).astype(np.float32), RATE, "FLOAT")
     heard = Couple(paths[0], folder / "clean.wav", RATE, couple.channels, couple.curve, span=couple.span)
     heard = np.concatenate(list(copy_matching.filtered(aligned(heard), couple.taps)), axis=1)
@@ -135,10 +116,7 @@ def main():
             song = read_audio(songs[number % len(songs)], RATE, SECONDS)[0].astype(np.float64)
             if case.mono and len(song) == 1:
                 song = np.concatenate([song, np.roll(0.5 * song, 400, axis=1)])
-            shown = {name: value for name, value in vars(case).items()
-                     if name == "snr_db" or value != getattr(Case, name)}
-            rows.append({"couple": ", ".join(f"{name} {value}" for name, value in shown.items()),
-                         **measure(case, song, rng, noises, Path(folder))})
+            rows.append({"couple": str(case), **measure(case, song, rng, noises, Path(folder))})
             print(pd.DataFrame(rows[-1:]).to_csv(index=False, header=number == 0, float_format="%.3f"), end="")
     print(pd.DataFrame(rows).to_string(index=False, float_format="%.3f"))
 

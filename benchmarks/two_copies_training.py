@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.two_copies import RATE, SECONDS, Case, copy_b, with_noise
+from benchmarks.two_copies import RATE, SECONDS, draw_noise
 from common.audio.reading import AudioReader, list_audio, read_audio
 from common.audio.writing import write_audio
 from common.cli import Parser, run
 from common.data.pairs import pairs_in
 from common.data.two_copies import build
+from common.demo.copies import Distortion, with_noise
 from common.denoising.files import denoise
 from common.evaluation import second_copy
 from common.evaluation.metrics import snr
@@ -30,20 +31,20 @@ from common.training.loop import BEST, train
 from common.training.pair_batches import pair_sources
 from common.training.settings import TrainSettings
 
-N_COUPLES, FULL_SCALE = 3, 0.3
-DISTORTED = (Case((10, 10), 3, 400, 100, 3, -6), Case((8, 12), -2, -250, -100, -3, 4),
-             Case((12, 8), 5, 60, 200, 6, -12))
+FULL_SCALE = 0.3
+# Of each couple: the SNR of both copies, and the distortion of the second.
+COUPLES = (((10, 10), Distortion(3, 400, 100, 3, -6)), ((8, 12), Distortion(-2, -250, -100, -3, 4)),
+           ((12, 8), Distortion(5, 60, 200, 6, -12)))
 
 
-def write_couples(songs, noises, folder, distorted, rng):
+def write_couples(songs, noises, folder, distorted):
     """Write copies A and B of the first songs, with noises of their own; returns the couples' files."""
-    couples = []
-    for number, (path, case) in enumerate(zip(songs, DISTORTED, strict=True)):
-        case = case if distorted else Case(case.snr_db)
+    couples, rng = [], np.random.default_rng(0)
+    for number, (path, (snr_db, distortion)) in enumerate(zip(songs, COUPLES, strict=True)):
         song = read_audio(path, RATE, SECONDS)[0].astype(np.float64)
         files = [folder / f"{side}{number}.wav" for side in "ab"]
-        for file, clean, snr_db in zip(files, (song, copy_b(song, case)), case.snr_db, strict=True):
-            audio = with_noise(rng, clean, snr_db, noises)
+        for file, clean, level_db in zip(files, (song, distortion(song) if distorted else song), snr_db, strict=True):
+            audio = with_noise(clean, draw_noise(rng, clean.shape, noises), level_db)
             write_audio(file, (FULL_SCALE * audio / np.abs(audio).max()).astype(np.float32), RATE, "FLOAT")
         couples.append(tuple(files))
     return couples
@@ -75,15 +76,14 @@ def main():
     for name, distorted in (("two copies, aligned", True), ("two copies, perfect", False)):
         folder = args.output / ("aligned" if distorted else "perfect")
         (folder / "copies").mkdir(parents=True)
-        build(write_couples(songs[:N_COUPLES], noises[::2], folder / "copies", distorted, np.random.default_rng(0)),
-              folder / "set")
+        build(write_couples(songs[:len(COUPLES)], noises[::2], folder / "copies", distorted), folder / "set")
         models[name], history = fine_tune(folder / "set", folder / "weights", args.steps)
         print(name, [round(row["validation_snr_improvement_db"], 2) for row in history])
     rows, rng = [], np.random.default_rng(1)
-    for path in songs[N_COUPLES : N_COUPLES + args.songs]:
+    for path in songs[len(COUPLES) :][: args.songs]:
         song = read_audio(path, RATE, SECONDS)[0].astype(np.float64)
         song *= FULL_SCALE / np.abs(song).max()
-        noisy = with_noise(rng, song, 10, noises[1::2]).astype(np.float32)
+        noisy = with_noise(song, draw_noise(rng, song.shape, noises[1::2]), 10).astype(np.float32)
         rows.append({"recording": path.stem} | {name: snr(song, denoise(model, noisy, RATE)) - snr(song, noisy)
                                                 for name, model in models.items()})
     print(pd.DataFrame(rows).round(2).to_string(index=False))

@@ -15,6 +15,7 @@ import soundfile as sf
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
 from common.data.pairs import check_disjoint, pairs_in, songs_and_recordings
+from common.demo.copies import make_copies
 from common.evaluation.metrics import snr
 from common.network.checkpoints import save_weights
 from common.notebook.records import read_records, unquoted
@@ -255,3 +256,15 @@ def test_a_users_mistake_gets_one_sentence(merged, tmp_path, notebook, parameter
     cells = json.loads((tmp_path / "executed.ipynb").read_text())["cells"]
     shown = [o["traceback"] for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
     assert len(shown) == 1 and len(shown[0]) == 1 and shown[0][0].startswith("CallError: expected")
+
+
+@pytest.mark.notebooks
+def test_two_copies_become_a_denoiser(tmp_path):
+    first, second = make_copies(tmp_path / "tapes", seconds=24)
+    records, executed = _run("notebooks/two_copies.ipynb", tmp_path, COPY_A=first, COPY_B=second,
+                             OUTPUT_DIR=tmp_path / "set", WEIGHTS_DIR=tmp_path / "weights", EPOCHS=1,
+                             STEPS_PER_EPOCH=2, DEVICE="cpu")
+    assert records["n_pairs"] == 2 and records["n_segments"] >= 2
+    assert records["improvements_db"]["mixed"] > 0 and np.isfinite(records["improvements_db"]["fine-tuned"])
+    outputs = executed.read_text()
+    assert "image/png" in outputs and "iframe" in outputs and "fine-tuned: " in outputs

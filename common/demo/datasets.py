@@ -8,12 +8,13 @@ from common.data.mergers import merge_splits
 from common.data.noises import SPLITS
 from common.data.segment_sets import build_sets
 from common.data.segments import Cut
+from common.demo.copies import make_copies
 from common.demo.corpus import make_corpus
 
 log = logging.getLogger(__name__)
 
 DEMO_DIR = Path(__file__).resolve().parents[2] / "data" / "demo"
-CORPUS, MERGED, SEGMENTS = "corpus", "merged", "segments"
+CORPUS, MERGED, SEGMENTS, COPIES = "corpus", "merged", "segments", "copies"
 # Short mono songs, few folds and FLAC keep the corpus and all that is made of it below 100 MB.
 CORPUS_SIZE = {"song_seconds": 7.5, "channels": 1, "n_folds": 4}
 FORMAT = "flac"
@@ -30,12 +31,15 @@ def is_demo(path: str | Path) -> bool:
 
 
 def ready(path: str | Path) -> Path:
-    """Return `path` after making it, if it lies in the corpus, the merged sets or the segments of DEMO_DIR.
+    """Return `path` after making it, if it lies in the corpus, the merged sets, the segments or the copies of DEMO_DIR.
 
     What is there already stays, and the log says what is made. Other paths are returned as they are.
     """
     path = Path(path)
     stage = path.resolve().relative_to(DEMO_DIR).parts[0] if is_demo(path) else None
+    if stage == COPIES:
+        make_copies(DEMO_DIR / COPIES)
+        return path
     if stage not in (CORPUS, MERGED, SEGMENTS) or _whole(DEMO_DIR / stage):
         return path
     log.info("There is no data yet: generated songs and noises are mixed in %s (70 MB, about a minute).\n"
