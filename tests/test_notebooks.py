@@ -160,7 +160,8 @@ def test_train_evaluate_and_select_weights(merged, tmp_path):
     for split in ("train", "validation", "test"):
         (data / split).symlink_to(merged("merger_white.py", split, 2, 2)[0].parent)
     small = {"WIDTH": 1, "EPOCHS": 2, "STEPS_PER_EPOCH": 4, "BATCH_SIZE": 2, "SEGMENTS_PER_PAIR": 1, "N_SAMPLES": 2,
-             "SPEECH_METRICS": False, "DEVICE": "cpu", "DATA_DIR": data, "WEIGHTS_DIR": tmp_path / "Weights",
+             "SPEECH_METRICS": False, "DEVICE": "cpu", "TRAIN_DIR": data / "train",
+             "VALIDATION_DIR": data / "validation", "TEST_DIR": data / "test", "WEIGHTS_DIR": tmp_path / "Weights",
              "SAMPLES_DIR": tmp_path / "Samples"}
     records, executed = _run("NoiseRemover.ipynb", tmp_path, **small)
     assert records["n_segments"] == 4 and records["n_songs"] == 2 and len(records["train_losses"]) == 2
@@ -245,7 +246,7 @@ def test_papermills_text_of_a_tuple_is_read(parameter):
 @pytest.mark.parametrize("notebook, parameters, message", [
     ("NoiseRemover.ipynb", {"MODE": "evaluate", "MODEL_PATH": "none.pth"}, "none.pth does not exist"),
     ("NoiseRemover.ipynb", {"MODE": "listen"}, "expected MODE train, evaluate or compare"),
-    ("NoiseRemover.ipynb", {"DATA_DIR": "nowhere"}, "nowhere/test/input does not exist"),
+    ("NoiseRemover.ipynb", {"TEST_DIR": "nowhere"}, "nowhere/input does not exist"),
     ("notebooks/generate_best_segments.ipynb", {"SOURCE": "nowhere"}, "one input/ and target/, in nowhere"),
 ])
 def test_a_users_mistake_gets_one_sentence(merged, tmp_path, notebook, parameters, message):

@@ -91,7 +91,8 @@ def demo(out: Path, songs: Path | None = None, noises: Path | None = None, size:
     _notebook("notebooks/generate_best_segments.ipynb", out, SOURCE=merged, OUTPUT_DIR=segments,
               SKIP_START_SECONDS=0.0, SKIP_END_SECONDS=0.0, LISTEN=False, **size.segments)
     _step("train with noisy targets only, then evaluate on unknown songs and noises")
-    _notebook("NoiseRemover.ipynb", out, DATA_DIR=segments, WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples",
+    _notebook("NoiseRemover.ipynb", out, TRAIN_DIR=segments / "train", VALIDATION_DIR=segments / "validation",
+              TEST_DIR=segments / "test", WEIGHTS_DIR=out / "Weights", SAMPLES_DIR=out / "Samples",
               LISTEN=False, **size.training)
     test = read_manifest(merged / "test" / "input")
     row = next((r for r in test if r["input_noise_class"] == WHITE), test[0])
