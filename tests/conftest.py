@@ -1,6 +1,7 @@
-"""Fixtures that several test files share: a small corpus, merged sets of it, a mini model."""
+"""Fixtures that several test files share: a small corpus, merged sets of it, a mini model, a browser."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,24 @@ def pool_folder(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pool") / "pool"
     pack([corpus[0]], [corpus[1]], folder, jobs=2)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window. Ends with the module, since no other event loop can run beside playwright's."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="expected playwright: pip install playwright")
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    program = next(found, None) or pytest.skip("expected chromium or google-chrome on the PATH: install one of them")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=[
+            "--no-sandbox",  # containers have no sandbox
+            "--autoplay-policy=no-user-gesture-required"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """An empty tab that shares nothing with those of other tests."""
+    with browser.new_context() as context:
+        yield context.new_page()
