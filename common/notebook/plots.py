@@ -28,13 +28,14 @@ def _count(axis):
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _spectrogram_db(mono):
+def spectrogram_db(mono: np.ndarray) -> np.ndarray:
+    """Levels in dB of audio (samples,) in frequency bins and at most MAX_COLUMNS frames, (bins, frames)."""
     hop = max(N_FFT // 4, -(-len(mono) // MAX_COLUMNS))
     return librosa.amplitude_to_db(np.abs(librosa.stft(mono, n_fft=N_FFT, hop_length=hop)), top_db=None)
 
 
-def _envelope(mono):
-    """Return the lowest and highest sample of each of MAX_POINTS stretches at most."""
+def envelope(mono: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest sample of each of MAX_POINTS stretches at most of audio (samples,), (stretches,)."""
     n = max(1, -(-len(mono) // MAX_POINTS))
     padded = np.pad(mono, (0, -len(mono) % n)).reshape(-1, n)
     return padded.min(axis=1), padded.max(axis=1)
@@ -49,12 +50,12 @@ def audio_figure(signals: dict[str, np.ndarray], sample_rate: int, title: str = 
     figure, axes = plt.subplots(2, len(mono), figsize=(5 * len(mono), 6), squeeze=False, layout="constrained",
                                 height_ratios=(1, 2))
     peak = max(float(np.abs(x).max()) for x in mono.values()) or 1.0
-    spectra = {name: _spectrogram_db(x) for name, x in mono.items()}
+    spectra = {name: spectrogram_db(x) for name, x in mono.items()}
     top = max(float(s.max()) for s in spectra.values())
     image = None
     for column, (name, x) in zip(axes.T, mono.items(), strict=True):
         seconds = len(x) / sample_rate
-        low, high = _envelope(x)
+        low, high = envelope(x)
         column[0].fill_between(np.linspace(0, seconds, len(low)), low, high, color=COLOURS.get(name, "#555555"), lw=0.3)
         column[0].set(title=name, xlim=(0, seconds), ylim=(-1.05 * peak, 1.05 * peak), xlabel="time (s)")
         image = column[1].imshow(spectra[name], origin="lower", aspect="auto", cmap="magma", vmin=top - RANGE_DB,

@@ -1,0 +1,149 @@
+"""The page that denoises a song, in a real browser."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from common.audio.reading import read_audio
+from common.audio.writing import write_audio
+from common.demo.synth import SAMPLE_RATE, song
+from common.denoising.auto import model_for
+from common.denoising.files import DenoiseSettings, denoise_file
+from tests.conftest import ROOT
+
+SERVER_SECONDS, ANSWER_SECONDS = 60, 60
+NOISE_SECONDS = 1.5
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """The address of a server of the page; what it leaves behind is nothing."""
+    folder = tmp_path_factory.mktemp("server")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "voila", "notebooks/denoising_app.ipynb", f"--port={port}",
+                               "--no-browser"], cwd=ROOT, env=os.environ | {"TMPDIR": str(folder)})
+    try:
+        deadline = time.monotonic() + SERVER_SECONDS
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None and time.monotonic() < deadline, "voila does not start"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(SERVER_SECONDS)
+    assert list(folder.glob("denoising_app_*")) == []
+
+
+@pytest.fixture
+def opened(page, app):
+    """The page in a browser, with what it asks for: the controls by their names, and the addresses that answered."""
+    page.answered = []
+    page.on("response", lambda response: page.answered.append(response.url))
+    page.set_default_timeout(1000 * ANSWER_SECONDS)
+    page.goto(app)
+    ready(page)
+    return page
+
+
+def ready(page):
+    page.locator("fieldset[data-part=controls]:enabled").wait_for()
+
+
+def part(page, name):
+    return page.locator(f"[data-part={name}]")
+
+
+def click(page, name):
+    part(page, name).click()
+    ready(page)
+    return part(page, "error").inner_text()
+
+
+def take(page, path):
+    part(page, "file").set_input_files(path)
+    ready(page)
+    return part(page, "error").inner_text()
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A song after a moment of its noise alone."""
+    music = sum(song(3, 4.0).values())
+    quiet = np.zeros((2, round(NOISE_SECONDS * SAMPLE_RATE)), np.float32)
+    music = np.concatenate([quiet, music], axis=1)
+    path = tmp_path_factory.mktemp("songs") / "a song.wav"
+    write_audio(path, music + 0.02 * np.random.default_rng(0).standard_normal(music.shape), SAMPLE_RATE)
+    return path
+
+
+def test_a_song_is_denoised_in_the_browser(opened, app, noisy, tmp_path):
+    assert take(opened, noisy) == ""
+    assert "a song.wav: 0:05.5, 44.1 kHz, stereo" in part(opened, "song").inner_text()
+
+    # The mouse marks what it is dragged over: the picture shows 5.5 s between its margins of 44 and 10 pixels.
+    box = part(opened, "picture").bounding_box()
+    x = [box["x"] + 44 + share * (box["width"] - 54) for share in (0.1, 0.2)]
+    opened.mouse.move(x[1], box["y"] + 40)
+    opened.mouse.down()
+    opened.mouse.move(x[0], box["y"] + 150)
+    opened.mouse.up()
+    marked = [float(part(opened, name).input_value()) for name in ("from", "to")]
+    assert marked == pytest.approx([0.55, 1.1], abs=0.02)
+    assert click(opened, "find") == ""
+    found = [float(part(opened, name).input_value()) for name in ("from", "to")]
+    assert 0 <= found[0] < found[1] <= NOISE_SECONDS and found[1] - found[0] >= 0.5
+    part(opened, "from").fill("0.2")
+    part(opened, "to").fill("1.4")
+    part(opened, "to").blur()
+
+    part(opened, "strength").fill("0.8")
+    part(opened, "suffix").select_option("flac")
+    assert click(opened, "denoise") == ""
+    outcome = part(opened, "told").inner_text()
+    assert "the weights are mixed" in outcome and re.search(r"5\.5 s of audio in .* s; what was removed is", outcome)
+
+    player = opened.frame_locator("[data-part=player]")
+    for version in ("denoised", "removed", "noisy"):
+        player.get_by_role("button", name=version).click()
+
+    settings = DenoiseSettings(0.8, noise_print=(0.2, 1.4))
+    denoise_file(model_for("mixed")(noisy), noisy, tmp_path / "denoised.flac", settings, tmp_path / "removed.flac")
+    for name in ("denoised", "removed"):
+        with opened.expect_download() as download:
+            opened.get_by_role("button", name=f"download a song.{name}.flac").click()
+        assert download.value.suggested_filename == f"a song.{name}.flac"
+        arrived, expected = (read_audio(path)[0] for path in (download.value.path(), tmp_path / f"{name}.flac"))
+        assert arrived.shape == expected.shape and np.abs(arrived - expected).max() <= 1 / 32768
+        ready(opened)
+    assert [url for url in opened.answered if not url.startswith((app, "data:", "blob:"))] == []
+
+
+def test_a_mistake_gets_one_sentence_and_work_goes_on(opened, noisy, tmp_path):
+    (tmp_path / "notes.txt").write_text("no music\n" * 100)
+    error = take(opened, tmp_path / "notes.txt")
+    assert error.startswith("expected a readable audio file, but notes.txt could not be decoded")
+    (tmp_path / "empty.wav").touch()
+    assert take(opened, tmp_path / "empty.wav").startswith("expected a readable audio file, but empty.wav")
+    assert not part(opened, "work").is_visible()
+
+    assert take(opened, noisy) == ""
+    part(opened, "from").fill("1")
+    part(opened, "to").fill("1.1")
+    part(opened, "to").blur()
+    assert click(opened, "denoise").startswith("expected a noise print of at least 0.25 s")
+    part(opened, "to").fill("1.5")
+    part(opened, "to").blur()
+    part(opened, "weights").select_option("class0")
+    assert click(opened, "denoise").startswith("expected weights that take a noise print")
+    click(opened, "clear")
+    part(opened, "denoise").click()
+    assert click(opened, "cancel") == "cancelled; nothing was written"
+    assert not part(opened, "result").is_visible()
