@@ -212,6 +212,7 @@ function pictureOf(canvas, ask, onMark) {
 
 function render({ model, el }) {
   el.classList.add("denoising-app");
+  el.dataset.lmSuppressShortcuts = "true"; // keys mean the page's controls, not commands of JupyterLab
   el.innerHTML = PAGE;
   const part = Object.fromEntries([...el.querySelectorAll("[data-part]")].map(node => [node.dataset.part, node]));
   const tell = (text, share) => {

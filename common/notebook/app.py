@@ -117,7 +117,7 @@ class DenoisingApp(anywidget.AnyWidget):
         if not self._path.name:
             return {"seconds": 0}
         with _log_lines() as lines:
-            self._overview = shown = Overview(self._path, self._folder.name)
+            self._overview = shown = self._overview or Overview(self._path, self._folder.name)
         own = self._path.suffix.lower()
         return {"name": self._path.name, "seconds": shown.seconds, "channels": shown.channels,
                 "sample_rate": shown.sample_rate, "suffix": NEAREST.get(own, own if own in OUTPUT_SUFFIXES else ".wav"),
