@@ -1,17 +1,11 @@
-import base64
-import io
-import json
-import re
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile as sf
 
 from benchmarks import figures
 from common.evaluation.scores import DENOISED, DO_NOTHING
-from common.notebook import plots, widgets
+from common.notebook import plots
 
 
 @pytest.fixture(autouse=True)
@@ -96,36 +90,6 @@ def test_bars_have_their_intervals():
     assert [bar.get_height() for bar in axes.patches] == [3, 3, -2, -2]
     ends = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
     assert ends == [[2, 5], [2, 5], [-3, 0], [-3, 0]]
-
-
-def test_listening_excerpts_share_position_and_gain():
-    loud = np.linspace(0, 2, 44100)[None]
-    cut = widgets.excerpts({"noisy": loud, "denoised": 0.5 * loud}, 44100, 0.25, 0.5)
-    assert cut["noisy"].shape == (1, 22050) and cut["noisy"].max() <= 1
-    np.testing.assert_allclose(cut["denoised"], 0.5 * cut["noisy"])
-    assert cut["noisy"][0, 0] == pytest.approx(loud[0, 11025] / 2)
-    quiet = widgets.excerpts({"a": 0.1 * loud}, 44100, 0, 1)["a"]
-    np.testing.assert_allclose(quiet, 0.1 * loud)  # never made louder
-
-
-def test_the_player_holds_every_version_at_its_level(rng):
-    page = widgets.player_html({"noisy": 0.2 * rng.standard_normal((2, 44100)), "quiet": np.full((2, 44100), 0.01)},
-                               44100)
-    sounds = json.loads(re.search(r"Promise\.all\((\[.*\])\.map", page).group(1))
-    heard = {s["name"]: sf.read(io.BytesIO(base64.b64decode(s["flac"])))[0] for s in sounds}
-    assert list(heard) == ["noisy", "quiet"] and heard["noisy"].shape == (44100, 2)
-    np.testing.assert_allclose(heard["quiet"], 0.01, atol=1 / 32768)  # not brought to full scale
-
-
-def test_the_panel_moves_its_excerpt(rng):
-    length = 44100 * 14
-    versions = {"noisy": rng.standard_normal((1, length)), "denoised": np.zeros((1, length))}
-    panel = widgets.listening_panel(versions, 44100)
-    start, player = panel.children
-    assert start.max == 4 and player.value.startswith("<iframe srcdoc=")
-    before = player.value
-    start.value = 2.0
-    assert player.value != before and len(player.value) == pytest.approx(len(before), rel=0.01)
 
 
 def _rows(noise_correlation):

@@ -205,6 +205,10 @@ function pictureOf(canvas, ask, onMark) {
       const length = (span[1] - span[0]) * factor;
       return look(middle - length / 2, length);
     },
+    showMark: () => {
+      const length = mark[1] - mark[0];
+      return look(mark[0] - 2 * length, 5 * length);
+    },
     move: share => look(span[0] + share * (span[1] - span[0]), span[1] - span[0]),
     setMark,
   };
@@ -311,7 +315,10 @@ function render({ model, el }) {
   part.earlier.onclick = () => picture.move(-0.5);
   part.later.onclick = () => picture.move(0.5);
   part.clear.onclick = () => setMark(null);
-  part.find.onclick = () => doing("looking for a moment of noise alone", async () => setMark((await ask("find")).print));
+  part.find.onclick = () => doing("looking for a moment of noise alone", async () => {
+    setMark((await ask("find")).print);
+    await picture.showMark();
+  });
   part.hear.onclick = () => doing("", async () => {
     const [sound] = (await ask("hear", { start: mark[0], end: mark[1] })).pieces;
     await new Audio(URL.createObjectURL(new Blob([sound], { type: "audio/wav" }))).play();
@@ -319,9 +326,6 @@ function render({ model, el }) {
   part.strength.oninput = () => { part["strength-shown"].value = part.strength.value; };
   part.denoise.onclick = denoise;
   part.cancel.onclick = () => ask("cancel");
-  part.player.onload = () => {
-    part.player.style.height = `${part.player.contentDocument.documentElement.scrollHeight}px`;
-  };
   doing("", open);
   return disconnect;
 }

@@ -29,8 +29,8 @@ from common.errors import UserError
 from common.labels import CLASS_NAMES, weights_name
 from common.network.checkpoints import pretrained_names
 from common.network.stft import STFT
+from common.notebook.listening import player_html
 from common.notebook.overview import Overview
-from common.notebook.widgets import player_html
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from common.evaluation.scores import DENOISED, DO_NOTHING
 
 COLOURS = {"noisy": "#b0413e", "denoised": "#2c6fbb", "clean": "#3a7d44", "removed": "#8a6d3b"}
+OTHER_COLOUR = "#555555"
 # Range of a spectrogram in dB, below the loudest point of all panels.
 RANGE_DB = 90
 N_FFT, MAX_COLUMNS, MAX_POINTS = 2048, 1500, 4000
@@ -34,9 +35,9 @@ def spectrogram_db(mono: np.ndarray) -> np.ndarray:
     return librosa.amplitude_to_db(np.abs(librosa.stft(mono, n_fft=N_FFT, hop_length=hop)), top_db=None)
 
 
-def envelope(mono: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest sample of each of MAX_POINTS stretches at most of audio (samples,), (stretches,)."""
-    n = max(1, -(-len(mono) // MAX_POINTS))
+def envelope(mono: np.ndarray, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest sample of each of max_points stretches at most of (samples,)."""
+    n = max(1, -(-len(mono) // max_points))
     padded = np.pad(mono, (0, -len(mono) % n)).reshape(-1, n)
     return padded.min(axis=1), padded.max(axis=1)
 
@@ -56,7 +57,8 @@ def audio_figure(signals: dict[str, np.ndarray], sample_rate: int, title: str = 
     for column, (name, x) in zip(axes.T, mono.items(), strict=True):
         seconds = len(x) / sample_rate
         low, high = envelope(x)
-        column[0].fill_between(np.linspace(0, seconds, len(low)), low, high, color=COLOURS.get(name, "#555555"), lw=0.3)
+        colour = COLOURS.get(name, OTHER_COLOUR)
+        column[0].fill_between(np.linspace(0, seconds, len(low)), low, high, color=colour, lw=0.3)
         column[0].set(title=name, xlim=(0, seconds), ylim=(-1.05 * peak, 1.05 * peak), xlabel="time (s)")
         image = column[1].imshow(spectra[name], origin="lower", aspect="auto", cmap="magma", vmin=top - RANGE_DB,
                                  vmax=top, extent=(0, seconds, 0, sample_rate / 2000))
