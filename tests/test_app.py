@@ -42,15 +42,17 @@ def app(tmp_path_factory):
     assert list(folder.glob("denoising_app_*")) == []
 
 
-@pytest.fixture
-def opened(page, app):
-    """The page in a browser, with what it asks for: the controls by their names, and the addresses that answered."""
-    page.answered = []
-    page.on("response", lambda response: page.answered.append(response.url))
-    page.set_default_timeout(1000 * ANSWER_SECONDS)
-    page.goto(app)
-    ready(page)
-    return page
+@pytest.fixture(scope="module")
+def opened(browser, app):
+    """The page in a browser, one for all tests since it starts slowly; `answered` lists the addresses that it used."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.answered = []
+        page.on("response", lambda response: page.answered.append(response.url))
+        page.set_default_timeout(1000 * ANSWER_SECONDS)
+        page.goto(app)
+        ready(page)
+        yield page
 
 
 def ready(page):
@@ -59,6 +61,13 @@ def ready(page):
 
 def part(page, name):
     return page.locator(f"[data-part={name}]")
+
+
+def mark(page, start, end):
+    """Type the moment of noise alone, in seconds."""
+    part(page, "from").fill(start)
+    part(page, "to").fill(end)
+    part(page, "to").blur()
 
 
 def click(page, name):
@@ -76,7 +85,7 @@ def take(page, path):
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory):
     """A song after a moment of its noise alone."""
-    music = sum(song(3, 4.0).values())
+    music = sum(song(3, 2.5).values())
     quiet = np.zeros((2, round(NOISE_SECONDS * SAMPLE_RATE)), np.float32)
     music = np.concatenate([quiet, music], axis=1)
     path = tmp_path_factory.mktemp("songs") / "a song.wav"
@@ -86,9 +95,9 @@ def noisy(tmp_path_factory):
 
 def test_a_song_is_denoised_in_the_browser(opened, app, noisy, tmp_path):
     assert take(opened, noisy) == ""
-    assert "a song.wav: 0:05.5, 44.1 kHz, stereo" in part(opened, "song").inner_text()
+    assert "a song.wav: 0:04, 44.1 kHz, stereo" in part(opened, "song").inner_text()
 
-    # The mouse marks what it is dragged over: the picture shows 5.5 s between its margins of 44 and 10 pixels.
+    # The mouse marks what it is dragged over: the picture shows 4 s between its margins of 44 and 10 pixels.
     box = part(opened, "picture").bounding_box()
     x = [box["x"] + 44 + share * (box["width"] - 54) for share in (0.1, 0.2)]
     opened.mouse.move(x[1], box["y"] + 40)
@@ -96,19 +105,16 @@ def test_a_song_is_denoised_in_the_browser(opened, app, noisy, tmp_path):
     opened.mouse.move(x[0], box["y"] + 150)
     opened.mouse.up()
     marked = [float(part(opened, name).input_value()) for name in ("from", "to")]
-    assert marked == pytest.approx([0.55, 1.1], abs=0.02)
+    assert marked == pytest.approx([0.4, 0.8], abs=0.02)
     assert click(opened, "find") == ""
     found = [float(part(opened, name).input_value()) for name in ("from", "to")]
     assert 0 <= found[0] < found[1] <= NOISE_SECONDS and found[1] - found[0] >= 0.5
-    part(opened, "from").fill("0.2")
-    part(opened, "to").fill("1.4")
-    part(opened, "to").blur()
-
+    mark(opened, "0.2", "1.4")
     part(opened, "strength").fill("0.8")
     part(opened, "suffix").select_option("flac")
     assert click(opened, "denoise") == ""
     outcome = part(opened, "told").inner_text()
-    assert "the weights are mixed" in outcome and re.search(r"5\.5 s of audio in .* s; what was removed is", outcome)
+    assert "the weights are mixed" in outcome and re.search(r"4\.0 s of audio in .* s; what was removed is", outcome)
 
     player = opened.frame_locator("[data-part=player]")
     for version in ("denoised", "removed", "noisy"):
@@ -135,12 +141,9 @@ def test_a_mistake_gets_one_sentence_and_work_goes_on(opened, noisy, tmp_path):
     assert not part(opened, "work").is_visible()
 
     assert take(opened, noisy) == ""
-    part(opened, "from").fill("1")
-    part(opened, "to").fill("1.1")
-    part(opened, "to").blur()
+    mark(opened, "1", "1.1")
     assert click(opened, "denoise").startswith("expected a noise print of at least 0.25 s")
-    part(opened, "to").fill("1.5")
-    part(opened, "to").blur()
+    mark(opened, "1", "1.5")
     part(opened, "weights").select_option("class0")
     assert click(opened, "denoise").startswith("expected weights that take a noise print")
     click(opened, "clear")
