@@ -1,5 +1,6 @@
 """The page that denoises a song, in a real browser."""
 
+import io
 import os
 import re
 import socket
@@ -10,12 +11,14 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
 from common.demo.synth import SAMPLE_RATE, song
 from common.denoising.auto import model_for
 from common.denoising.files import DenoiseSettings, denoise_file
+from common.notebook.overview import Overview
 from tests.conftest import ROOT
 
 SERVER_SECONDS, ANSWER_SECONDS = 60, 60
@@ -93,6 +96,21 @@ def noisy(tmp_path_factory):
     return path
 
 
+def test_a_picture_shows_the_stretch_that_is_asked_for(tmp_path):
+    rate, tone_hz = 48000, 6000
+    tone = 0.5 * np.sin(2 * np.pi * tone_hz * np.arange(rate) / rate)
+    write_audio(tmp_path / "tone.wav", np.stack([np.concatenate([0 * tone, tone])] * 3), rate)
+    shown = Overview(tmp_path / "tone.wav", tmp_path)
+    assert (shown.seconds, shown.channels, shown.sample_rate) == (2, 3, rate)
+    for start, end, amplitude in ((0, 0.9, 0), (1.1, 2, 0.5), (1.5, 1.56, 0.5)):
+        low, high, png = shown.view(start, end)
+        assert (high.max(), low.min()) == pytest.approx((amplitude, -amplitude), abs=1e-3)
+        brightness = imread(io.BytesIO(png))[..., :3].sum(axis=-1).mean(axis=1)  # (rows,), high frequencies first
+        assert brightness.max() > 2 if amplitude else brightness.max() < 0.1
+        assert not amplitude or 1 - brightness.argmax() / 256 == pytest.approx(2 * tone_hz / rate, abs=2 / 256)
+    assert imread(io.BytesIO(shown.view(2, 2)[2])).shape[0] == 256  # a view has at least one sample
+
+
 def test_a_song_is_denoised_in_the_browser(opened, app, noisy, tmp_path):
     assert take(opened, noisy) == ""
     assert "a song.wav: 0:04, 44.1 kHz, stereo" in part(opened, "song").inner_text()
@@ -117,8 +135,11 @@ def test_a_song_is_denoised_in_the_browser(opened, app, noisy, tmp_path):
     assert "the weights are mixed" in outcome and re.search(r"4\.0 s of audio in .* s; what was removed is", outcome)
 
     player = opened.frame_locator("[data-part=player]")
+    player.get_by_role("button", name="Play").click()
+    player.locator("#wave:not([aria-valuenow='0.000'])").wait_for()  # it sounds, and the position moves on
     for version in ("denoised", "removed", "noisy"):
         player.get_by_role("button", name=version).click()
+        player.get_by_role("button", name=version, pressed=True).wait_for()
 
     settings = DenoiseSettings(0.8, noise_print=(0.2, 1.4))
     denoise_file(model_for("mixed")(noisy), noisy, tmp_path / "denoised.flac", settings, tmp_path / "removed.flac")

@@ -10,7 +10,7 @@ from common.audio.reading import AudioReader
 from common.errors import AudioError
 from common.notebook.plots import RANGE_DB, envelope, spectrogram_db
 
-# Number of rows of a spectrogram's picture; each is the mean of several frequency bins.
+# Number of rows of a spectrogram's picture; each shows the loudest of several frequency bins.
 ROWS = 256
 
 
@@ -34,8 +34,8 @@ class Overview:
 
     def stretch(self, start: float, end: float) -> np.ndarray:
         """The mean of the channels from `start` to `end` in seconds, (samples,), at least one sample."""
-        first, last = (round(second * self.sample_rate) for second in (start, end))
-        return self._mono[first : max(last, first + 1)]
+        first = min(round(start * self.sample_rate), len(self._mono) - 1)
+        return self._mono[first : max(round(end * self.sample_rate), first + 1)]
 
     def view(self, start: float, end: float) -> tuple[np.ndarray, np.ndarray, bytes]:
         """Show the stretch from `start` to `end` in seconds.
@@ -46,6 +46,6 @@ class Overview:
         mono = self.stretch(start, end)
         levels_db = spectrogram_db(mono)[1:]  # the number of bins is then a power of two
         picture = io.BytesIO()
-        imsave(picture, levels_db.reshape(ROWS, -1, levels_db.shape[-1]).mean(axis=1), origin="lower", cmap="magma",
+        imsave(picture, levels_db.reshape(ROWS, -1, levels_db.shape[-1]).max(axis=1), origin="lower", cmap="magma",
                vmin=self._top_db - RANGE_DB, vmax=self._top_db, format="png")
         return *envelope(mono), picture.getvalue()
