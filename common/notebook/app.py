@@ -88,7 +88,8 @@ class DenoisingApp(anywidget.AnyWidget):
                 log.exception("the page asked to %s", request)
                 error = f"expected to {request} the file, but {type(error).__name__}: {error}: try again"
             answer = {"error": self._named(str(error))}
-        self.send({"id": number, **answer}, answer.pop("pieces", ()))
+        pieces = answer.pop("pieces", ())
+        self.send({"id": number, **answer}, pieces)
 
     def _named(self, text):
         """Name the song as its owner does, without the folder."""
@@ -171,8 +172,9 @@ class DenoisingApp(anywidget.AnyWidget):
         """Write the page that plays the song before, after and what was removed, at the song's own level."""
         noisy, rate = read_audio(self._path)
         denoised, removed = (read_audio(path, rate)[0][:, : noisy.shape[-1]] for path in targets.values())
+        denoised /= gain  # in place: these arrays are large
         page = Path(self._folder.name, "player.html")
-        page.write_text(player_html({"noisy": noisy, "denoised": denoised / gain, "removed": removed}, rate), "utf-8")
+        page.write_text(player_html({"noisy": noisy, "denoised": denoised, "removed": removed}, rate), "utf-8")
         return page
 
     def _on_cancel(self):
