@@ -1,6 +1,7 @@
 """The page that denoises a song, in a real browser."""
 
 import io
+import json
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ import time
 from contextlib import closing
 
 import numpy as np
+import papermill
 import pytest
 from matplotlib.image import imread
 
@@ -19,7 +21,7 @@ from common.demo.synth import SAMPLE_RATE, song
 from common.denoising.auto import model_for
 from common.denoising.files import DenoiseSettings, denoise_file
 from common.notebook.overview import Overview
-from tests.conftest import ROOT
+from tests.conftest import APP, ROOT
 
 SERVER_SECONDS, ANSWER_SECONDS = 60, 60
 NOISE_SECONDS = 1.5
@@ -31,7 +33,7 @@ def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "voila", "notebooks/denoising_app.ipynb", f"--port={port}",
+    server = subprocess.Popen([sys.executable, "-m", "voila", str(APP), f"--port={port}",
                                "--no-browser"], cwd=ROOT, env=os.environ | {"TMPDIR": str(folder)})
     try:
         deadline = time.monotonic() + SERVER_SECONDS
@@ -94,6 +96,17 @@ def noisy(tmp_path_factory):
     path = tmp_path_factory.mktemp("songs") / "a song.wav"
     write_audio(path, music + 0.02 * np.random.default_rng(0).standard_normal(music.shape), SAMPLE_RATE)
     return path
+
+
+@pytest.mark.notebooks
+def test_the_notebook_is_thin_stripped_and_shows_one_widget(tmp_path):
+    code = [cell for cell in json.loads(APP.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["metadata"].get("tags") for cell in code] == [["parameters"], None]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    papermill.execute_notebook(str(APP), str(tmp_path / "executed.ipynb"), cwd=str(APP.parent), progress_bar=False)
+    cells = json.loads((tmp_path / "executed.ipynb").read_text())["cells"]
+    shown, = [output["data"] for cell in cells for output in cell.get("outputs", [])]
+    assert "application/vnd.jupyter.widget-view+json" in shown
 
 
 def test_a_picture_shows_the_stretch_that_is_asked_for(tmp_path):

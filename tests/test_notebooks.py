@@ -15,9 +15,10 @@ from common.data.pairs import check_disjoint, pairs_in, songs_and_recordings
 from common.evaluation.metrics import snr
 from common.network.checkpoints import save_weights
 from common.notebook.records import read_records, unquoted
-from tests.conftest import ROOT
+from tests.conftest import APP, ROOT
 
-NOTEBOOKS = sorted([ROOT / "NoiseRemover.ipynb", *(ROOT / "notebooks").glob("*.ipynb")])
+# The page in the browser has its own tests, in test_app.py.
+NOTEBOOKS = sorted({ROOT / "NoiseRemover.ipynb", *(ROOT / "notebooks").glob("*.ipynb")} - {APP})
 
 
 def _run(notebook, tmp_path, **parameters):
@@ -42,7 +43,7 @@ def test_notebooks_are_thin_and_stripped(path):
     names = [line.split("=")[0].strip() for line in parameters[0]["source"] if "=" in line.split("#")[0]]
     assert names and all(name == name.upper() for name in names)
     source = "\n".join("".join(c["source"]) for c in code)
-    assert "class " not in source and ("records.record(" in source or path.name == "denoising_app.ipynb")
+    assert "class " not in source and "records.record(" in source
     assert all(not c["outputs"] and c["execution_count"] is None for c in code)
     used = "\n".join("".join(c["source"]) for c in code if c is not parameters[0])
     assert [n for n in names if n not in used] == []  # no parameter that does nothing
@@ -153,14 +154,6 @@ def test_a_noise_print_is_taken_and_recorded(model, tmp_path, rng):
                       INPUT_AUDIO_PATH=tmp_path / "song.wav", OUTPUT_AUDIO_PATH=tmp_path / "out.wav",
                       NOISE_PRINT=[(0, 0.5), (1, 1.5)])
     assert records["noise_print"] == [[0, 0.5], [1, 1.5]]
-
-
-@pytest.mark.notebooks
-def test_the_page_is_a_widget_that_needs_no_parameter(tmp_path):
-    """What it does is tested in a browser."""
-    _, executed = _run("notebooks/denoising_app.ipynb", tmp_path)
-    shown = [o["data"] for c in json.loads(executed.read_text())["cells"] for o in c.get("outputs", [])]
-    assert len(shown) == 1 and "application/vnd.jupyter.widget-view+json" in shown[0]
 
 
 @pytest.mark.parametrize("parameter", [(0.0, 2.5), [(0, 1), (2, 3)], [0.0, 2.5], [[0, 1]], None, "auto", "(1) a.wav"])
