@@ -23,7 +23,7 @@ from common.denoising.files import DenoiseSettings, denoise_file
 from common.notebook.overview import Overview
 from tests.conftest import APP, ROOT
 
-SERVER_SECONDS, ANSWER_SECONDS = 60, 60
+SERVER_SECONDS, ANSWER_SECONDS = 120, 120
 NOISE_SECONDS = 1.5
 
 

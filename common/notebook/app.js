@@ -281,6 +281,7 @@ function render({ model, el }) {
   const denoise = () => doing("loading the weights", async () => {
     part.cancel.hidden = false;
     part.result.hidden = true;
+    part.told.scrollIntoView({ block: "nearest" });
     const { outcome, files } = await ask("denoise", {
       weights: part.weights.value, strength: +part.strength.value, suffix: part.suffix.value, noise_print: mark,
     });
@@ -292,6 +293,7 @@ function render({ model, el }) {
       return button;
     }));
     part.result.hidden = false;
+    part.result.scrollIntoView({ block: "nearest" });
     return outcome;
   });
 
