@@ -67,13 +67,15 @@ class DenoisingApp(anywidget.AnyWidget):
 
     _esm = Path(__file__).with_name("app.js")
     _css = Path(__file__).with_name("app.css")
+    # Choices of the page, each a value and its words.
     weights = traitlets.List().tag(sync=True)
-    suffixes = traitlets.List().tag(sync=True)
+    suffix = traitlets.List().tag(sync=True)
 
     def __init__(self, input_path: str | Path = "", device: str = "auto"):
         words = {weights_name(name): name.replace("_", " ") for name in CLASS_NAMES}
         names = [(name, f"{name}: {words[name]}" if name in words else name) for name in pretrained_names()]
-        super().__init__(weights=[(AUTO, "auto: what fits the noise"), *names], suffixes=list(OUTPUT_SUFFIXES))
+        super().__init__(weights=[(AUTO, "auto: what fits the noise"), *names],
+                         suffix=[(suffix, suffix[1:]) for suffix in OUTPUT_SUFFIXES])
         self._device, self._path, self._overview = device, Path(input_path), None
         self._folder, self._files, self._cancelled = _folder(), {}, Event()
         self.on_msg(lambda _, *message: Thread(target=self._answer, args=message, daemon=True).start())
