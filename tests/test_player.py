@@ -1,5 +1,6 @@
 """The player in a real browser: what sounds, where, and how it is steered."""
 
+import base64
 import io
 import json
 import re
@@ -64,6 +65,9 @@ class Player:
         mouse.move(x + end * box["width"], y, steps=4)
         mouse.up()
 
+    def click(self, share):
+        self.drag(share, share)
+
     def wait_until(self, seconds):
         self.frame.wait_for_function("at => document.querySelector('#wave').ariaValueNow >= at", arg=seconds)
 
@@ -114,8 +118,7 @@ def test_versions_and_blocks_sound_in_step(open_players, rng):
     """Two versions of one noise, across the end of a block and a switch: to the sample where they belong."""
     noise, = noises(rng, 12)
     player, = open_players(listening.listening_panel({"noisy": noise, "denoised": 0.5 * noise}, OPUS_RATE).data)
-    player.drag(9.0 / 12, 9.0 / 12)
-    started = player.position()
+    player.click(9.0 / 12)
     player.press("Space")
     player.wait_until(10.6)
     player.press("2")
@@ -135,8 +138,8 @@ def test_versions_and_blocks_sound_in_step(open_players, rng):
     switch = np.argmax(gains < 0.9)
     np.testing.assert_allclose(gains[:switch], 1, atol=0.02)  # no gap at the end of the block
     np.testing.assert_allclose(gains[switch + 1 :], 0.5, atol=0.02)
-    assert 9.2 + 0.1 * switch == pytest.approx(10.7, abs=0.4)
-    assert started == pytest.approx(9, abs=0.02)
+    last = np.flatnonzero(np.abs(heard) > 0.01)[-1] + begin
+    assert last / OPUS_RATE == pytest.approx(player.position(), abs=0.04)  # the line is where the sound is
 
 
 def test_neither_switch_nor_seam_nor_loop_clicks(open_players):
@@ -172,7 +175,7 @@ def test_keys_and_clicks_steer(open_players, rng):
     player, = open_players(listening.listening_panel({"noisy": noises(rng, 20)[0]}, OPUS_RATE).data)
     assert not player.plays() and player.frame.inner_text("#time") == "0:00.0 / 0:20.0"
     assert not player.button("Match").is_visible()  # nothing to compare with
-    player.drag(0.5, 0.5)
+    player.click(0.5)
     assert player.position() == pytest.approx(10, abs=0.05)
     player.press("ArrowRight")
     player.press("ArrowRight")
@@ -190,7 +193,7 @@ def test_keys_and_clicks_steer(open_players, rng):
 
 def test_it_stops_at_the_end_and_begins_anew(open_players, rng):
     player, = open_players(listening.listening_panel({"noisy": noises(rng, 1)[0]}, OPUS_RATE).data)
-    player.drag(0.1, 0.1)
+    player.click(0.1)
     player.press("Space")
     player.button("Play").wait_for()
     assert player.position() == 1
@@ -201,7 +204,7 @@ def test_it_stops_at_the_end_and_begins_anew(open_players, rng):
 
 def test_loops_of_the_whole_and_of_a_marked_stretch(open_players, rng):
     player, = open_players(listening.listening_panel({"noisy": noises(rng, 2)[0]}, OPUS_RATE).data)
-    player.drag(0.75, 0.75)
+    player.click(0.75)
     player.press("l")
     player.press("Space")
     player.frame.wait_for_function("document.querySelector('#wave').ariaValueNow < 0.5")
@@ -214,7 +217,7 @@ def test_loops_of_the_whole_and_of_a_marked_stretch(open_players, rng):
         positions.append(player.position())
         time.sleep(0.05)
     assert min(positions) > 0.98 and max(positions) < 1.42 and np.any(np.diff(positions) < 0)
-    player.drag(0.1, 0.1)
+    player.click(0.1)
     player.wait_until(1.6)  # a click elsewhere takes the mark away
 
 
@@ -237,6 +240,7 @@ def test_matched_versions_are_equally_loud(open_players, rng):
 def test_only_one_of_several_players_sounds(open_players, rng):
     panel = listening.listening_panel({"noisy": noises(rng, 5)[0]}, OPUS_RATE).data
     first, second = open_players(panel + panel)
+    first.button("Loop").click()
     first.button("Play").click()
     first.wait_until(0.3)
     second.button("Play").click()
@@ -250,6 +254,14 @@ def test_names_are_shown_and_never_run(open_players, rng):
     player, = open_players(listening.listening_panel({name: noises(rng, 1)[0]}, OPUS_RATE, title=name).data)
     assert player.button(name).is_visible() and player.frame.locator("b").count() == 0
     assert player.frame.page.locator("h4").inner_text() == name and player.frame.page.locator("b").count() == 0
+
+
+def test_a_browser_without_the_codec_says_so(open_players, rng, monkeypatch):
+    monkeypatch.setattr(listening, "encode_opus", lambda audio, bit_rate: b"no sound")
+    player, = open_players(listening.listening_panel({"noisy": noises(rng, 1)[0]}, OPUS_RATE).data)
+    player.button("Play").click()
+    player.frame.get_by_text("use a current browser").wait_for()
+    assert not player.plays()
 
 
 def test_a_saved_notebook_plays(open_players, tmp_path):
@@ -275,7 +287,7 @@ def decoded(version, tmp_path):
     """Decode the first block of a version, without its margins."""
     margin = round(listening.MARGIN_SECONDS * OPUS_RATE)
     file = tmp_path / "block.webm"
-    file.write_bytes(listening.base64.b64decode(version["blocks"][0]))
+    file.write_bytes(base64.b64decode(version["blocks"][0]))
     return read_audio(file)[0][:, margin:-margin]
 
 

@@ -68,7 +68,7 @@ def player_html(versions: dict[str, np.ndarray], sample_rate: int) -> str:
     sounds = {name: x if len(x) <= 2 else x.mean(axis=0, keepdims=True) for name, x in sounds.items()}
     n_samples = max(x.shape[1] for x in sounds.values())
     peaks = np.array([np.abs(x).max(initial=0) for x in sounds.values()])
-    gain = 1 / max(1, peaks.max() / TOP)
+    gain = 1 / max(1, float(peaks.max()) / TOP)
     levels = gain * np.array([np.linalg.norm(x) / np.sqrt(max(1, x.size)) for x in sounds.values()])
     matched = _matched_gains(levels, gain * peaks)
     seconds = n_samples / sample_rate
@@ -99,7 +99,8 @@ def listening_panel(versions: dict[str, np.ndarray], sample_rate: int, title: st
         plt.close(picture)
         parts.append(f'<img alt="{html.escape(title)}" style="max-width: 100%" '
                      f'src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">')
-    # Notebooks run no scripts of a page that they are given, but those of a frame.
+    # Notebooks run scripts only in a frame. JupyterLab shows the text in place of it in a notebook that is not trusted.
     parts.append(f'<iframe title="player: {html.escape(title or ", ".join(versions))}" allow="autoplay" width="100%" '
-                 f'height="240" style="border: 0" srcdoc="{html.escape(player_html(versions, sample_rate))}"></iframe>')
+                 f'height="240" style="border: 0" srcdoc="{html.escape(player_html(versions, sample_rate))}">'
+                 "To see the player, choose Trust Notebook in the command palette.</iframe>")
     return HTML(f'<div style="max-width: 1100px">{"".join(parts)}</div>')
