@@ -1,6 +1,6 @@
 // The page of the denoiser. The kernel (app.py) computes; this file draws and asks.
 
-const PIECE_BYTES = 4 << 20; // a server of notebooks refuses messages above 10 MB
+const PIECE_BYTES = 1 << 20; // a server of notebooks refuses messages above 10 MB
 // The picture in CSS pixels: labels of frequencies, waveform, spectrogram, labels of times.
 const LEFT = 44, RIGHT = 10, WAVE = 90, GAP = 8, SPECTROGRAM = 180, BOTTOM = WAVE + GAP + SPECTROGRAM;
 const BLUE = "#2c6fbb", RED = "#b0413e";

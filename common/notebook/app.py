@@ -35,7 +35,7 @@ from common.notebook.overview import Overview
 log = logging.getLogger(__name__)
 
 # Bytes of a file in one message to the page.
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 1 << 20
 
 
 def _folder():
