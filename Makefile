@@ -1,4 +1,5 @@
 # make demo    the whole idea on a generated corpus (or SONGS=dir NOISES=dir), below OUT; QUICK=1 a smaller one
+# make app     a page in the browser that denoises a song
 # make test    the test suite
 # make lint    style checks
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint setup
+.PHONY: demo app test lint setup
 setup: $(READY)
 
 # Repeated only when the requirements change.
@@ -23,6 +24,9 @@ $(READY): requirements.txt
 
 demo: $(READY)
 	@$(VENV)/bin/python -m common.demo --out "$(OUT)" $(if $(SONGS),--songs "$(SONGS)") $(if $(NOISES),--noises "$(NOISES)") $(if $(QUICK),--quick)
+
+app: $(READY)
+	@$(VENV)/bin/voila notebooks/denoising_app.ipynb
 
 test: $(READY)
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile

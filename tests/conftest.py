@@ -18,6 +18,7 @@ from common.network.model import PRECISION_VARIABLE, Denoiser
 from common.network.stft import STFT
 
 ROOT = Path(__file__).resolve().parent.parent
+APP = ROOT / "notebooks" / "denoising_app.ipynb"
 os.environ["MPLBACKEND"] = "Agg"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; what the tests start shares them too
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -19,9 +19,10 @@ from common.demo.copies import make_copies
 from common.evaluation.metrics import snr
 from common.network.checkpoints import save_weights
 from common.notebook.records import read_records, unquoted
-from tests.conftest import ROOT
+from tests.conftest import APP, ROOT
 
-NOTEBOOKS = sorted([ROOT / "NoiseRemover.ipynb", *(ROOT / "notebooks").glob("*.ipynb")])
+# The page in the browser has its own tests, in test_app.py.
+NOTEBOOKS = sorted({ROOT / "NoiseRemover.ipynb", *(ROOT / "notebooks").glob("*.ipynb")} - {APP})
 
 
 def _run(notebook, tmp_path, checkout=ROOT, **parameters):

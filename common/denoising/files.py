@@ -7,6 +7,7 @@ the input's. Blocks are read, resampled, denoised and written one after the othe
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -173,6 +174,17 @@ def removed_words(removed_db: float) -> str:
     if np.isneginf(removed_db):
         return "nothing was removed"
     return f"what was removed is {abs(removed_db):.1f} dB {'below' if removed_db < 0 else 'above'} the input's level"
+
+
+def peak_words(report: dict) -> str:
+    """What denoise_file did with a result above full scale, in words."""
+    if report["gain"] < 1:
+        outcome = f"the whole file is lowered by {-20 * math.log10(report['gain']):.2f} dB"
+    elif report["limited_samples"]:
+        outcome = f"{report['limited_samples']} samples are limited to full scale"
+    else:
+        outcome = "the format holds it"
+    return f"the result peaks {20 * math.log10(report['peak']):.2f} dB above full scale: {outcome}"
 
 
 def log_progress(input_path: str | Path, every_seconds: float = 10.0) -> Callable[[float], None]:

@@ -7,7 +7,6 @@ import functools
 import glob
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from common.audio.formats import NEAREST, OUTPUT_SUFFIXES
 from common.audio.reading import AUDIO_SUFFIXES, audio_name, list_audio
-from common.denoising.files import removed_words
+from common.denoising.files import peak_words, removed_words
 from common.errors import CallError, UserError
 from common.path_checks import check_outputs
 from common.small_files import write_text
@@ -240,11 +239,5 @@ def _run(job, settings, denoise):
         record(job.outputs, settings)
     log.info("%s: %.1f s of audio in %.1f s; %s%s", job.target, report["seconds"], time.monotonic() - started,
              removed_words(report["removed_db"]), "" if job.residual else " (--residual writes it too)")
-    if report["gain"] < 1:
-        outcome = f"the whole file is lowered by {-20 * math.log10(report['gain']):.2f} dB"
-    elif report["limited_samples"]:
-        outcome = f"{report['limited_samples']} samples are limited to full scale"
-    else:
-        outcome = "the format holds it"
     if report["peak"] > 1:
-        log.warning("the result peaks %.2f dB above full scale: %s", 20 * math.log10(report["peak"]), outcome)
+        log.warning("%s", peak_words(report))

@@ -1,1 +1,1 @@
-"""Parts of notebooks: figures, players, recorded values."""
+"""Parts of notebooks: figures, players, recorded values, the page in the browser."""

@@ -29,7 +29,8 @@ def _count(axis):
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _spectrogram_db(mono):
+def spectrogram_db(mono: np.ndarray) -> np.ndarray:
+    """Levels in dB of audio (samples,) in frequency bins and at most MAX_COLUMNS frames, (bins, frames)."""
     hop = max(N_FFT // 4, -(-len(mono) // MAX_COLUMNS))
     return librosa.amplitude_to_db(np.abs(librosa.stft(mono, n_fft=N_FFT, hop_length=hop)), top_db=None)
 
@@ -50,7 +51,7 @@ def audio_figure(signals: dict[str, np.ndarray], sample_rate: int, title: str = 
     figure, axes = plt.subplots(2, len(mono), figsize=(5 * len(mono), 6), squeeze=False, layout="constrained",
                                 height_ratios=(1, 2))
     peak = max(float(np.abs(x).max()) for x in mono.values()) or 1.0
-    spectra = {name: _spectrogram_db(x) for name, x in mono.items()}
+    spectra = {name: spectrogram_db(x) for name, x in mono.items()}
     top = max(float(s.max()) for s in spectra.values())
     image = None
     for column, (name, x) in zip(axes.T, mono.items(), strict=True):
