@@ -69,22 +69,6 @@ class FeatureModel:
         standardised = ((features - self.centre) / self.scale).clip(-MAX_DEVIATIONS, MAX_DEVIATIONS)
         return standardised @ self.weight + self.offset
 
-    @classmethod
-    def from_state(cls, state: dict, n_features: int, outputs: tuple[int, ...] = ()) -> "FeatureModel":
-        """Rebuild a function from its vars(), as arrays, tensors or lists.
-
-        outputs: the shape of its output for one window. Raises UserError for anything else.
-        """
-        shapes = {"centre": (n_features,), "scale": (n_features,), "weight": (n_features, *outputs), "offset": outputs}
-        try:
-            values = {name: np.array(value, np.float32) for name, value in state.items()}
-            found = {name: value.shape for name, value in values.items()}
-        except (AttributeError, TypeError, ValueError):
-            found = type(state).__name__
-        if found != shapes:
-            raise UserError(f"expected a function of {n_features} features, got {found}: choose another weights file")
-        return cls(**values)
-
 
 class Confidence(FeatureModel):
     """The confidence of windows as a function of their band_features."""
@@ -95,12 +79,26 @@ class Confidence(FeatureModel):
 
 
 def feature_models(content: dict, stft: STFT) -> tuple[Confidence | None, FeatureModel | None]:
-    """The confidence and the classifier of noises in a weights file's content; raises UserError for something else."""
-    n_bands, found = len(band_edges(stft.n_bins)) - 1, []
-    for kind, name, n, outputs in ((Confidence, "confidence", 2, ()), (FeatureModel, "classifier", 4, (len(LABELS),))):
-        state = content.get(name)
-        found.append(None if state is None else kind.from_state(state, n * n_bands, outputs))
-    return tuple(found)
+    """The confidence and the classifier of noises in a weights file's content, of arrays, tensors or lists.
+
+    Raises UserError for something else.
+    """
+    n_bands = len(band_edges(stft.n_bins)) - 1
+    return (_rebuilt(Confidence, "confidence", content, (2 * n_bands,)),
+            _rebuilt(FeatureModel, "classifier", content, (4 * n_bands, len(LABELS))))
+
+
+def _rebuilt(kind, name, content, shape):
+    if (state := content.get(name)) is None:
+        return None
+    try:
+        values = {key: np.asarray(value, np.float32) for key, value in state.items()}
+        found = {key: value.shape for key, value in values.items()}
+    except (AttributeError, TypeError, ValueError):
+        found = type(state).__name__
+    if found != {"centre": shape[:1], "scale": shape[:1], "weight": shape, "offset": shape[1:]}:
+        raise UserError(f"expected a {name} of {shape[0]} features, got {found}: choose another weights file")
+    return kind(**values)
 
 
 def scale_by_confidence(confidence: Confidence, stft: STFT, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

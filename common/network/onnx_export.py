@@ -9,6 +9,7 @@ A file holds the mask network: spectrum planes in, mask planes out, without the 
 import copy
 import json
 import logging
+import warnings
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from common.cli import Parser, run
 from common.errors import CallError
 from common.network.checkpoints import load_weights
-from common.network.dcunet import FREQUENCY, SLOPE, ComplexConv2d, ComplexLayer, convolve
+from common.network.dcunet import FREQUENCY, SLOPE, TIME, ComplexConv2d, ComplexLayer, Row, convolve
 from common.network.exported import SETTINGS_KEY, ExportedModel
 from common.network.inference import FoldedLayer, with_layers
 from common.network.model import Denoiser
@@ -30,6 +31,25 @@ from common.network.weights_files import exported_file, find_weights, pretrained
 from common.path_checks import check_outputs
 
 log = logging.getLogger(__name__)
+
+
+def convolve_transposed(planes: torch.Tensor, kernel: torch.Tensor, row: Row) -> torch.Tensor:
+    """A transposed convolution as a convolution, whose further channels are the positions between two strides.
+
+    onnxruntime would hold every product of a transposed convolution, in four times the memory.
+    """
+    steps = [-(-size // stride) for size, stride in zip(row.kernel, row.stride, strict=True)]
+    # What is left over at the end, along either axis.
+    rest = [n * stride - size + padding - more for n, size, stride, padding, more in zip(steps, *row, strict=True)]
+    missing = [n * stride - size for n, size, stride in zip(steps, row.kernel, row.stride, strict=True)]
+    (f, t), (stride_f, stride_t) = steps, row.stride
+    kernel = F.pad(kernel, (0, missing[TIME], 0, missing[FREQUENCY]))
+    kernel = kernel.unflatten(3, (t, stride_t)).unflatten(2, (f, stride_f)).flip(2, 4)
+    kernel = kernel.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+    planes = F.conv2d(planes, kernel, padding=(f - 1, t - 1)).unflatten(1, (-1, stride_f, stride_t))
+    planes = planes.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+    (start_f, start_t), (end_f, end_t) = row.padding, (-n or None for n in rest)
+    return planes[:, :, start_f:end_f, start_t:end_t]
 
 
 class StoredLayer(nn.Module):
@@ -52,7 +72,10 @@ class StoredLayer(nn.Module):
         """Compute the same planes as the original layer in evaluation mode."""
         kernel = self.conv.kernel().float()
         kernel = kernel * self.scale if self.activated else kernel
-        planes = convolve(planes, kernel, self.bias, self.conv.row, self.conv.transposed)
+        if self.conv.transposed:
+            planes = convolve_transposed(planes, kernel, self.conv.row) + self.bias.view(-1, 1, 1)
+        else:
+            planes = convolve(planes, kernel, self.bias, self.conv.row, transposed=False)
         return F.leaky_relu(planes, SLOPE) if self.activated else planes
 
 
@@ -136,6 +159,7 @@ def main():
     args = parser.parse_args()
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)  # these libraries log every step
+    warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about its own calls
     if args.model is None:
         for weights in map(find_weights, pretrained_names()):
             export_file(weights, exported_file(weights))
