@@ -62,7 +62,7 @@ def test_the_exported_form_belongs_to_the_file(path):
     """After new weights are published, python -m common.network.onnx_export exports them."""
     exported = exported_file(path)
     assert ExportedModel(exported).weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert exported.stat().st_size < 1.1 * path.stat().st_size
+    assert exported.stat().st_size < path.stat().st_size + 150_000  # each weight once, and the graph
 
 
 @pytest.fixture(scope="module")
