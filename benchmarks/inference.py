@@ -53,6 +53,7 @@ def onnx(network):
     path = Path(tempfile.mkdtemp()) / "mask.onnx"
     export_onnx(Denoiser(network, STFT()), path)
     options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False  # as in common.network.exported
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options)
     shutil.rmtree(path.parent)

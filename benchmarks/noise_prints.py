@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from common.audio.reading import list_audio, read_audio
 from common.cli import Parser, run
@@ -74,9 +73,9 @@ def _snr_db(song, estimate):
 
 
 def _wiener(noisy, noise_print):
-    spectrum = STFT().forward(torch.from_numpy(noisy)[None])
-    power = print_power(torch.from_numpy(noise_print)[None], STFT())
-    return STFT().inverse(spectrum * wiener_gain(spectrum, power), len(noisy))[0].numpy()
+    spectrum = STFT().forward(noisy[None])
+    power = print_power(STFT().frames(noise_print[None]))
+    return STFT().inverse(spectrum * wiener_gain(spectrum, power), len(noisy))[0]
 
 
 def score(made: dict) -> dict:

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import joblib
 import pandas as pd
-import torch
 
 from benchmarks import figures
 from common.cli import Parser, count, run
 from common.data.pairs import load_test_pairs, manifest_sha256, segments
-from common.denoising.auto import AUTO, choose_weights, load_classifier, noise_features
+from common.denoising.auto import AUTO, choose_weights, noise_probabilities
 from common.denoising.files import denoise
 from common.evaluation.scores import (
     WITH_PRINT,
@@ -32,9 +31,11 @@ from common.evaluation.scores import (
     with_progress,
 )
 from common.labels import MIXED, WHITE, weights_name
-from common.network.checkpoints import load_weights, pretrained_names
-from common.network.inference import PRECISIONS, inference_form
+from common.network.checkpoints import load_weights
+from common.network.inference import inference_form
 from common.network.model import Denoiser
+from common.network.noise_model import PRECISIONS
+from common.network.weights_files import pretrained_names
 from common.notebook import plots
 
 OWN = "weights of the noise"
@@ -43,11 +44,10 @@ BASELINES = ("Wiener with a print", "noisereduce with a print", "noisereduce sta
              "oracle Wiener mask", "oracle bounded complex mask")
 
 
-def segment_estimates(segment, forms, classifier):
+def segment_estimates(segment, forms):
     """Return estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
     own = weights_name(segment.pair.noise)
-    features = noise_features(forms[MIXED], torch.from_numpy(segment.noisy))
-    picked = choose_weights(classifier.probabilities(features), list(forms))
+    picked = choose_weights(noise_probabilities(forms[MIXED], [segment.noisy]), list(forms))
     call = functools.cache(lambda name, *settings: _denoised(forms[name], segment, *settings))
     estimates = {MIXED: call(MIXED), MIXED + UNLIMITED: call(MIXED, False), OWN: call(own),
                  OWN + UNLIMITED: call(own, False), AUTO: call(picked)}
@@ -60,7 +60,7 @@ def _denoised(form, segment, confidence=True, with_print=False):
     """Denoise a segment as the command would; `form` without confidence removes the whole noise estimate."""
     power = segment_print_power(form, segment) if with_print else None
     form = form if confidence else Denoiser(form.network, form.stft)
-    return denoise(form, segment.noisy, segment.sample_rate, print_power=None if power is None else power.cpu().numpy())
+    return denoise(form, segment.noisy, segment.sample_rate, print_power=power)
 
 
 def score_estimates(segment, estimates, speech):
@@ -81,11 +81,11 @@ def main():
     args = parser.parse_args()
     loaded = {name: load_weights(name) for name in pretrained_names()}
     forms = {name: inference_form(model, precision=args.precision) for name, (model, _) in loaded.items()}
-    pairs, classifier, picks = load_test_pairs(args.set), load_classifier(), []
+    pairs, picks = load_test_pairs(args.set), []
 
     def work():
         for segment in segments(with_progress(pairs[:: args.every]), forms[MIXED].stft.sample_rate):
-            estimates, picked = segment_estimates(segment, forms, classifier)
+            estimates, picked = segment_estimates(segment, forms)
             picks.append({"noise": segment.pair.noise, "picked": picked})
             yield joblib.delayed(score_estimates)(segment, estimates, args.speech)
     rows = [row for found in joblib.Parallel(n_jobs=-1, max_nbytes=None)(work()) for row in found]

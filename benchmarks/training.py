@@ -21,6 +21,7 @@ from benchmarks.textbook import textbook_copy, textbook_planes
 from benchmarks.timing import interleaved, matrix_peak, seconds_of
 from common.cli import Parser, count, run
 from common.data.pool import CLIP_PEAK, SONG, Clip, Pool
+from common.network import tensor_stft
 from common.network.dcunet import FOLDED, PLANS
 from common.network.noise_print import print_power
 from common.network.stft import SAMPLE_RATE
@@ -64,7 +65,7 @@ def textbook_step(settings, source, device):
     def step():
         where = 0, next(steps), range(settings.batch_size), n_samples
         noisy, target = source.batch(*where)
-        power = print_power(source.prints(*where), model.stft) if model.takes_print else None
+        power = print_power(tensor_stft.frames(model.stft, source.prints(*where))) if model.takes_print else None
         loss = sdr_loss(model(noisy, print_power=power), target, noisy)
         optimizer.zero_grad()
         loss.backward()

@@ -3,3 +3,9 @@
 Imports go one way: audio, network, denoising, data, evaluation, training, notebook, demo. A room knows those before it
 and the modules beside this file (errors, files, the command line), no others.
 """
+
+import sys
+
+from common.missing_packages import explain
+
+sys.excepthook = explain

@@ -4,6 +4,8 @@
 CLASS_NAMES = ("air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling",
                "engine_idling", "gun_shot", "jackhammer", "siren", "street_music")
 WHITE, MIXED = "white", "mixed"
+# What the classifier of noises tells apart, see common.denoising.auto.
+LABELS = (WHITE, *CLASS_NAMES)
 
 
 def weights_name(noise: str) -> str:

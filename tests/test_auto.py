@@ -4,28 +4,22 @@ import torch
 
 from common.audio.writing import write_audio
 from common.data.pool import SONG, Clip, Pool
-from common.denoising.auto import (
-    LABELS,
-    PROBES,
-    NoiseClassifier,
-    choose_weights,
-    load_classifier,
-    model_for,
-    probe_windows,
-)
+from common.denoising import auto
+from common.denoising.auto import PROBES, choose_weights, model_for, noise_probabilities, probe_windows
 from common.errors import AudioError, UserError
-from common.labels import CLASS_NAMES, MIXED, weights_name
-from common.network import checkpoints
-from common.network.checkpoints import find_weights, save_atomically, weights_content
-from common.network.confidence import WINDOW_SAMPLES
+from common.labels import CLASS_NAMES, LABELS, MIXED, weights_name
+from common.network import weights_files
+from common.network.checkpoints import load_weights, save_weights
+from common.network.confidence import WINDOW_SAMPLES, FeatureModel
 from common.network.model import Denoiser
 from common.network.stft import SAMPLE_RATE
+from common.network.weights_files import find_weights
 from common.training.noise_classifier import fit_classifier
 from tests.test_confidence import constant
 
 
 def probabilities(**shares):
-    return torch.tensor([shares.get(label, 0.0) for label in LABELS])
+    return np.array([shares.get(label, 0.0) for label in LABELS])
 
 
 def test_weights_follow_a_noise_that_is_likelier_than_all_others():
@@ -37,7 +31,7 @@ def test_weights_follow_a_noise_that_is_likelier_than_all_others():
 
 
 def test_weights_are_found_by_number_and_by_noise(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path)
     (tmp_path / "class3.pth").touch()
     assert find_weights("class3") == find_weights("dog_bark") == tmp_path / "class3.pth"
     assert [weights_name(name) for name in ("white", "mixed", *CLASS_NAMES)] == ["white", "mixed"] + [
@@ -78,16 +72,17 @@ def noise_pool():
 @pytest.fixture
 def pretrained(tmp_path, monkeypatch, model, noise_pool):
     """Pretrained weights mixed, with a classifier, and class8."""
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "weights")
+    monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
     classifier = fit_classifier(model, noise_pool, 4)
-    save_atomically(weights_content(model, {}) | {"classifier": vars(classifier)}, tmp_path / "weights" / "mixed.pth")
-    save_atomically(weights_content(model, {}), tmp_path / "weights" / "class8.pth")
+    save_weights(Denoiser(model.network, model.stft, None, classifier), tmp_path / "weights" / "mixed.pth", {})
+    save_weights(model, tmp_path / "weights" / "class8.pth", {})
     return classifier
 
 
 def test_a_song_gets_the_weights_of_its_noise(pretrained, noise_pool, tmp_path, caplog):
-    assert all(torch.equal(getattr(load_classifier(), k), v) for k, v in vars(pretrained).items())
+    loaded = load_weights("mixed")[0].classifier
+    assert all(np.array_equal(getattr(loaded, name), values) for name, values in vars(pretrained).items())
     model_of = model_for("auto", "cpu")
     song = noise_pool.clips[0]
     for label, expected in (("siren", "class8"), ("drilling", "mixed")):
@@ -108,23 +103,28 @@ def test_an_empty_file_gets_one_sentence(pretrained, tmp_path):
 
 
 def test_without_a_classifier_auto_says_how_to_get_one(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
-    save_atomically(weights_content(model, {}), tmp_path / "mixed.pth")
+    monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path)
+    save_weights(model, tmp_path / "mixed.pth", {})
     with pytest.raises(UserError, match="has none: add it with python"):
         model_for("auto", "cpu")
 
 
 def test_a_model_can_be_had_without_its_confidence(model, tmp_path):
     path = tmp_path / "m.pth"
-    checkpoints.save_weights(Denoiser(model.network, model.stft, constant(-50)), path, {})
+    save_weights(Denoiser(model.network, model.stft, constant(-50)), path, {})
     assert model_for(str(path), "cpu")("any.wav").confidence is not None
     assert model_for(str(path), "cpu", confidence=False)("any.wav").confidence is None
 
 
-def test_probabilities_are_those_of_all_windows():
-    classifier = NoiseClassifier(torch.zeros(2), torch.ones(2), 5 * torch.eye(2, len(LABELS)), torch.zeros(len(LABELS)))
-    found = classifier.probabilities(torch.tensor([[50.0, 0.0], [0.0, 50.0]]))
-    assert found.sum() == pytest.approx(1) and float(found[0]) == pytest.approx(0.5, abs=0.01)
+def test_probabilities_are_those_of_all_windows(monkeypatch):
+    class Universal:
+        """The classifier's two features are those of the window itself."""
+
+        classifier = FeatureModel(np.zeros(2), np.ones(2), 5 * np.eye(2, len(LABELS)), np.zeros(len(LABELS)))
+    monkeypatch.setattr(auto, "noise_features", lambda model, window: window)
+    found = noise_probabilities(Universal(), np.array([[[50.0, 0.0]], [[0.0, 50.0]]]))
+    assert found.shape == (len(LABELS),) and found.sum() == pytest.approx(1)
+    assert found[0] == pytest.approx(0.5, abs=0.01)
 
 
 def test_with_a_print_auto_means_the_universal_weights(pretrained):

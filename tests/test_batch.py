@@ -21,7 +21,7 @@ from common.denoising import __main__ as batch
 from common.denoising.files import removed_words
 from common.denoising.jobs import RECORDS, record
 from common.errors import CallError, UserError
-from common.network import checkpoints
+from common.network import weights_files
 from common.network.checkpoints import save_weights
 from tests.conftest import ROOT
 
@@ -408,7 +408,7 @@ def test_what_was_removed_is_said_in_words(removed_db, words):
                                            ("siren.pth", "siren.pth does not exist"), ("./mixed", "mixed is a folder"),
                                            ("none/mixed", "does not exist"), ("d", "d is a folder")])
 def test_an_unknown_model_gets_the_names(main, model, tmp_path, monkeypatch, name, message):
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path / "pretrained")
     for known in ("mixed", "class8"):
         save_weights(model, tmp_path / "pretrained" / f"{known}.pth", {})
         os.makedirs(known)  # must not shadow the weights

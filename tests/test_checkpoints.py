@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.network import checkpoints
-from common.network.checkpoints import find_weights, load_weights, save_weights
+from common.network import checkpoints, weights_files
+from common.network.checkpoints import load_weights, save_weights
 from common.network.dcunet import DCUNet20
 from common.network.model import Denoiser
 from common.network.stft import STFT
+from common.network.weights_files import find_weights
 
 
 def test_a_file_rebuilds_its_own_model(model, tmp_path):
@@ -78,7 +79,7 @@ def test_loading_executes_nothing(tmp_path):
 
 
 def test_a_name_stands_for_a_pretrained_file(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path)
     save_weights(model, tmp_path / "white.pth", {"noise": "white"})
     assert find_weights("white") == tmp_path / "white.pth" and load_weights("white")[1] == {"noise": "white"}
     with pytest.raises(UserError, match="mixed does not exist"):

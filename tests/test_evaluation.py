@@ -22,6 +22,7 @@ from common.evaluation.scores import (
     markdown_table,
     summarise,
 )
+from common.network import tensor_stft
 from common.network.dcunet import LITERATURE
 from common.network.noise_print import print_power
 from common.network.stft import SEGMENT_SAMPLES, STFT
@@ -117,9 +118,9 @@ def test_methods_with_a_print_are_scored_where_there_is_one(printed, model):
     found = rows.set_index(["segment", "method"]).snr_db
     for segment in segments(printed[1:], 44100):
         assert segment.noise_print.shape[0] == 2
-        power = print_power(torch.from_numpy(segment.noise_print), model.stft)
+        power = print_power(model.stft.frames(segment.noise_print))
         assert power.shape == (2, model.stft.n_bins)
-        told = denoise(model, segment.noisy, 44100, print_power=power.numpy())
+        told = denoise(model, segment.noisy, 44100, print_power=power)
         assert found[segment.name, DENOISED + WITH_PRINT] == pytest.approx(snr(segment.clean, told), abs=1e-3)
         assert found[segment.name, DENOISED + WITH_PRINT] != found[segment.name, DENOISED]
     gains = rows[rows.has_print].groupby("method").snr_improvement_db.mean()
@@ -172,10 +173,10 @@ def test_every_baseline_is_called_alike(name, channels, rng):
 
 def test_the_wiener_baseline_has_the_networks_gain(rng):
     noisy, noise_print = (rng.standard_normal((1, 30000)).astype(np.float32) for _ in range(2))
-    spectrum = STFT().forward(torch.from_numpy(noisy))
-    level = STFT().frames(torch.from_numpy(noise_print)).abs().square().mean(-1, keepdim=True)
+    spectrum = tensor_stft.forward(STFT(), torch.from_numpy(noisy))
+    level = tensor_stft.frames(STFT(), torch.from_numpy(noise_print)).abs().square().mean(-1, keepdim=True)
     gain = (1 - level / spectrum.abs().square()).clamp(min=0.1)
-    expected = STFT().inverse(gain * spectrum, 30000).numpy()
+    expected = tensor_stft.inverse(STFT(), gain * spectrum, 30000).numpy()
     estimate = BASELINES["Wiener with a print"](Segment(None, 0.0, 44100, noisy, noisy, noise_print))
     assert np.allclose(estimate, expected, atol=1e-4)
 

@@ -14,8 +14,8 @@ from common.audio.writing import write_audio
 from common.data import provenance, segment_sets
 from common.errors import CallError
 from common.evaluation import __main__ as evaluation_set
-from common.network import checkpoints
 from common.network import onnx_export as export
+from common.network import weights_files
 from common.network.checkpoints import save_weights
 from common.path_checks import check_folders, check_outputs
 from common.training import __main__ as training_cli
@@ -66,7 +66,7 @@ CALLS = {
 def place(model, tmp_path, monkeypatch):
     """A folder with inputs of all commands, and links."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "published")
+    monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path / "published")
     for name in ("songs/s.wav", "noises/fold1/n.wav", "i/INPUT-S1N1-(a)-(b).wav", "t/TARGET-S1N1-(a)-(b).wav"):
         write_audio(name, np.full((1, 100), 0.1, np.float32), 8000)
     for name in ("a.pth", "b.pth", "W/best.pth", "published/white.pth"):

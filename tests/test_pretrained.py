@@ -1,5 +1,6 @@
 """The weights files that are shipped: what they say of themselves, and that they denoise."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,13 +11,15 @@ from common.audio.reading import read_audio, resample
 from common.audio.writing import write_audio
 from common.demo import synth
 from common.denoising.__main__ import main as denoising_command
-from common.denoising.auto import LABELS, choose_weights, load_classifier, noise_features
+from common.denoising.auto import choose_weights, noise_probabilities
 from common.denoising.files import denoise
 from common.evaluation.metrics import snr
-from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
-from common.network.checkpoints import PRETRAINED, load_weights
+from common.labels import CLASS_NAMES, LABELS, MIXED, WHITE, weights_name
+from common.network.checkpoints import load_weights
 from common.network.confidence import WINDOW_SAMPLES
+from common.network.exported import ExportedModel
 from common.network.inference import inference_form
+from common.network.weights_files import PRETRAINED, exported_file
 from common.training.confidence_fit import AFFORDED_DB
 
 RATES = 44100, 48000
@@ -52,6 +55,14 @@ def test_a_file_denoises_a_song_of_another_kind_than_it_was_trained_on(path):
     assert snr(song, noisy) == pytest.approx(5, abs=0.01)
     # A synthetic noise of a class is another one than those that its weights know.
     assert snr(song, denoised) > (12 if path.stem in (WHITE, MIXED) else 5)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_exported_form_belongs_to_the_file(path):
+    """After new weights are published, python -m common.network.onnx_export exports them."""
+    exported = exported_file(path)
+    assert ExportedModel(exported).weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert exported.stat().st_size < path.stat().st_size + 150_000  # each weight once, and the graph
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +129,8 @@ def test_a_files_confidence_is_the_one_that_was_chosen(path):
 
 def test_the_universal_weights_know_noises_apart():
     """White noise at least, in a song of another kind than they were taught on."""
-    model, classifier = load_weights(MIXED)[0], load_classifier()
-    song = torch.from_numpy(sum(synth.song(7, 4).values())[:1, :WINDOW_SAMPLES]).float()
-    noise = torch.randn(song.shape, generator=torch.Generator().manual_seed(0)) * song.square().mean().sqrt()
-    probabilities = classifier.probabilities(noise_features(model, song + 10 ** (-8 / 20) * noise))
+    song = sum(synth.song(7, 4).values())[:1, :WINDOW_SAMPLES].astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal(song.shape) * np.sqrt(np.square(song).mean())
+    noisy = (song + 10 ** (-8 / 20) * noise).astype(np.float32)
+    probabilities = noise_probabilities(load_weights(MIXED)[0], [noisy])
     assert LABELS[int(probabilities.argmax())] == WHITE and choose_weights(probabilities, [WHITE]) == WHITE

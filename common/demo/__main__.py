@@ -26,7 +26,7 @@ from common.errors import CallError, UserError
 from common.evaluation.metrics import snr
 from common.evaluation.scores import DENOISED, format_summary
 from common.labels import MIXED, WHITE, weights_name
-from common.network.checkpoints import pretrained_names
+from common.network.weights_files import pretrained_names
 from common.notebook.records import read_records
 
 log = logging.getLogger(__name__)

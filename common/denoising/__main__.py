@@ -14,8 +14,8 @@ from common.denoising.jobs import check_foreign_files, plan, run_jobs
 from common.denoising.print_sources import FIND, check_print, print_source
 from common.errors import CallError
 from common.labels import MIXED
-from common.network.checkpoints import find_weights, pretrained_names
-from common.network.inference import DEVICES, PRECISIONS
+from common.network.noise_model import DEVICES, PRECISIONS
+from common.network.weights_files import find_weights, pretrained_names
 from common.path_checks import check_outputs
 
 log = logging.getLogger("common.denoising")
@@ -37,7 +37,7 @@ def _parser():
         f"({', '.join(OUTPUT_SUFFIXES)}) chooses the format. For other inputs, and if it exists, ends in / or has no "
         "suffix, a folder that repeats the tree of the inputs. Files in it that were finished with the same settings "
         "are skipped. Without this flag each result lies beside its input, as NAME.denoised, in the input's format")
-    add("--model", default=AUTO, help="a .pth file, a name from pretrained_weights "
+    add("--model", default=AUTO, help="a .pth or .onnx file, a name from pretrained_weights "
         f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise, "
         f"but {MIXED} with a noise print")
     add_settings(parser, DenoiseSettings, leave_out=("subtype", "noise_print"))

@@ -8,57 +8,44 @@ because its features are computed with these weights.
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from common.audio.reading import AudioReader, resample
 from common.errors import AudioError, UserError
-from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
-from common.network.checkpoints import find_weights, load_safely, load_weights, pretrained_names
-from common.network.confidence import WINDOW_SAMPLES, FeatureModel, band_features
-from common.network.inference import inference_form
-from common.network.model import Denoiser
+from common.labels import LABELS, MIXED, weights_name
+from common.network.confidence import WINDOW_SAMPLES, band_features
+from common.network.loading import load_noise_model
+from common.network.noise_model import NoiseModel
+from common.network.weights_files import pretrained_names
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-LABELS = (WHITE, *CLASS_NAMES)
 # Minimum probability of a noise for its weights to be chosen.
 LEAST_PROBABILITY = 0.5
 # Number of windows of a song that are classified, evenly spread.
 PROBES = 8
 
 
-class NoiseClassifier(FeatureModel):
-    """A classifier of windows whose logits belong to LABELS."""
-
-    def probabilities(self, features: torch.Tensor) -> torch.Tensor:
-        """Map (windows, features) of one song to the probabilities of LABELS, (labels,)."""
-        return self.logits(features).softmax(1).mean(0)
-
-
-@torch.no_grad()
-def noise_features(model: Denoiser, windows: torch.Tensor) -> torch.Tensor:
+def noise_features(model: NoiseModel, windows: np.ndarray) -> np.ndarray:
     """The classifier's features of windows (batch, samples), (batch, features), computed with the universal network."""
-    windows = windows.to(model.device)
-    return band_features(windows, windows - model(windows), model.stft, fluctuation=True).cpu()
+    return band_features(windows, model.noise(windows), model.stft, fluctuation=True)
 
 
-def load_classifier() -> NoiseClassifier:
-    """Load the classifier in the universal weights; raises UserError if there is none."""
-    state = load_safely(find_weights(MIXED)).get("classifier")
-    try:
-        return NoiseClassifier(**state)
-    except TypeError as error:
-        problem = "has none" if state is None else "holds something else"
-        raise UserError(f"expected weights with a classifier of noises, but {MIXED} {problem}: add it with python -m "
-                        "common.training classify") from error
+def noise_probabilities(mixed: NoiseModel, windows: Iterable[np.ndarray]) -> np.ndarray:
+    """The probabilities of LABELS, (labels,), for the windows (channels, samples) of one song.
+
+    mixed: the universal model, with its classifier.
+    """
+    logits = mixed.classifier.logits(np.concatenate([noise_features(mixed, window) for window in windows]))
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    return (odds / odds.sum(1, keepdims=True)).mean(0)
 
 
-def choose_weights(probabilities: torch.Tensor, names: Sequence[str]) -> str:
+def choose_weights(probabilities: np.ndarray, names: Sequence[str]) -> str:
     """The weights of the most probable noise if it is probable enough and `names` has them, otherwise MIXED."""
     best = int(probabilities.argmax())
     name = weights_name(LABELS[best])
@@ -77,13 +64,13 @@ def probe_windows(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
 
 
 def model_for(name: str, device: str = "auto", precision: str = "auto", confidence: bool = True,
-              with_print: bool = False) -> Callable[[str | Path], Denoiser]:
+              with_print: bool = False) -> Callable[[str | Path], NoiseModel]:
     """Make a function from an audio file to its model: always the same one, or with AUTO the one that fits its noise.
 
-    name: a .pth file, a name from pretrained_weights, or AUTO. device, precision: see inference_form. Without
-    `confidence` the whole noise estimate is subtracted. with_print: a noise print will be given, which tells more than
-    the classifier; AUTO then means the universal weights. With AUTO the function raises AudioError for a file that is
-    empty or cannot be decoded.
+    name: a .pth or .onnx file, a name from pretrained_weights, or AUTO. device, precision: see load_noise_model.
+    Without `confidence` the whole noise estimate is subtracted. with_print: a noise print will be given, which tells
+    more than the classifier; AUTO then means the universal weights. With AUTO the function raises AudioError for a file
+    that is empty or cannot be decoded.
     """
     if name == AUTO and with_print:
         log.info("a noise print is given: the weights are %s", MIXED)
@@ -91,25 +78,25 @@ def model_for(name: str, device: str = "auto", precision: str = "auto", confiden
 
     @functools.cache
     def load(name):
-        model = load_weights(name)[0]
+        model = load_noise_model(name, device, precision)
         model.confidence = model.confidence if confidence else None
-        return inference_form(model, device, precision)
+        return model
 
     if name != AUTO:
         model = load(name)
         return lambda path: model
-    classifier, names = load_classifier(), pretrained_names()
+    mixed, names = load(MIXED), pretrained_names()
+    if mixed.classifier is None:
+        raise UserError(f"expected weights with a classifier of noises, but {MIXED} has none: add it with python -m "
+                        "common.training classify")
 
     def fitting_model(path):
-        mixed = load(MIXED)
-        features = [noise_features(mixed, torch.from_numpy(window))
-                    for window in probe_windows(path, mixed.stft.sample_rate)]
-        if not features:
+        windows = list(probe_windows(path, mixed.stft.sample_rate))
+        if not windows:
             raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
-        probabilities = classifier.probabilities(torch.cat(features))
+        probabilities = noise_probabilities(mixed, windows)
         name = choose_weights(probabilities, names)
-        likeliest = ", ".join(f"{LABELS[k]} {100 * float(probabilities[k]):.0f} %"
-                              for k in probabilities.argsort(descending=True)[:3])
+        likeliest = ", ".join(f"{LABELS[k]} {100 * probabilities[k]:.0f} %" for k in probabilities.argsort()[:-4:-1])
         log.info("%s: its noise sounds like %s; weights %s", path, likeliest, name)
         return load(name)
 

@@ -7,27 +7,25 @@ takes the edge for music and leaves its noise.
 """
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 
 import numpy as np
 import soxr
-import torch
 
-from common.network.model import Denoiser
+from common.network.noise_model import NoiseModel
 
 # Length of a chunk without its context. The context of 2.7 s costs an eighth of the computation.
 CHUNK_SECONDS = 20.0
 
 
-def grid_samples(model: Denoiser) -> int:
+def grid_samples(model: NoiseModel) -> int:
     """Number of samples by which a shift of the signal only shifts the network's output."""
-    return model.network.plan.time_stride * model.stft.hop_length
+    return model.time_stride * model.stft.hop_length
 
 
-def context_samples(model: Denoiser) -> int:
+def context_samples(model: NoiseModel) -> int:
     """Number of samples before and after a sample that can change the noise estimate there; a multiple of the grid."""
     grid = grid_samples(model)
-    return model.network.plan.context_frames() * model.stft.hop_length + -(-model.stft.n_fft // grid) * grid
+    return model.context_frames * model.stft.hop_length + -(-model.stft.n_fft // grid) * grid
 
 
 def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
@@ -43,7 +41,7 @@ def resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iter
         yield resampler.resample_chunk(np.zeros((0, block.shape[0]), np.float32), last=True).T
 
 
-def noise_stream(model: Denoiser, blocks: Iterable[np.ndarray], level: np.ndarray,
+def noise_stream(model: NoiseModel, blocks: Iterable[np.ndarray], level: np.ndarray,
                  print_power: np.ndarray | None = None, chunk_seconds: float = CHUNK_SECONDS) -> Iterator[np.ndarray]:
     """Estimate the noise in a stream of (channels, samples) blocks at the model's rate.
 
@@ -73,18 +71,12 @@ def _core_noise(model, chunk, level, print_power):
     return np.stack([chunk, chunk_noise(model, chunk, level, print_power)])[..., context:-context]
 
 
-@torch.inference_mode()
-def chunk_noise(model: Denoiser, audio: np.ndarray, level: np.ndarray,
+def chunk_noise(model: NoiseModel, audio: np.ndarray, level: np.ndarray,
                 print_power: np.ndarray | None = None) -> np.ndarray:
     """Estimate the noise in one chunk, (channels, samples) -> (channels, samples) at the model's rate.
 
     Channels are computed one by one, so that memory does not grow with their number.
     """
-    to_device = partial(torch.as_tensor, dtype=torch.float32, device=model.device)
-    noise = []
-    for number in range(len(audio)):
-        channel = slice(number, number + 1)
-        waveform = to_device(audio[channel])
-        power = None if print_power is None else to_device(print_power[channel])
-        noise.append(waveform - model(waveform, to_device(level[channel, None]), power))
-    return torch.cat(noise).cpu().numpy()
+    channels = [slice(number, number + 1) for number in range(len(audio))]
+    return np.concatenate([model.noise(audio[channel], level[channel, None],
+                                       None if print_power is None else print_power[channel]) for channel in channels])

@@ -24,7 +24,7 @@ from common.denoising.chunks import noise_stream, resampled
 from common.denoising.print_sources import Source, check_print, measure_print, print_source
 from common.errors import AudioError, CallError
 from common.network.confidence import scale_by_confidence
-from common.network.model import Denoiser
+from common.network.noise_model import NoiseModel
 from common.path_checks import check_outputs
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def measure_level(blocks: Iterable[np.ndarray]) -> np.ndarray:
     return np.sqrt(total / max(n, 1))
 
 
-def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: int, level: np.ndarray,
+def denoise_stream(model: NoiseModel, blocks: Iterable[np.ndarray], sample_rate: int, level: np.ndarray,
                    share: float, print_power: np.ndarray | None = None
                    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Denoise a stream of (channels, samples) blocks of any rate and number of channels.
@@ -110,7 +110,7 @@ def denoise_stream(model: Denoiser, blocks: Iterable[np.ndarray], sample_rate: i
             yield original - removed, removed
 
 
-def denoise(model: Denoiser, audio: np.ndarray, sample_rate: int, strength: float = 1.0,
+def denoise(model: NoiseModel, audio: np.ndarray, sample_rate: int, strength: float = 1.0,
             attenuation_limit_db: float | None = None, print_power: np.ndarray | None = None) -> np.ndarray:
     """Denoise (channels, samples) in memory; shape, rate and dtype are kept. print_power: see denoise_stream."""
     if audio.ndim != 2 or audio.shape[0] > MAX_CHANNELS or audio.shape[1] < 1:
@@ -120,7 +120,7 @@ def denoise(model: Denoiser, audio: np.ndarray, sample_rate: int, strength: floa
     return np.concatenate([denoised for denoised, _ in blocks], axis=-1)
 
 
-def denoise_file(model: Denoiser, input_path: str | Path, output_path: str | Path,
+def denoise_file(model: NoiseModel, input_path: str | Path, output_path: str | Path,
                  settings: DenoiseSettings = DEFAULT_SETTINGS, residual_path: str | Path | None = None,
                  progress: Callable[[float], None] | None = None) -> dict:
     """Denoise one file into another, block by block, and copy its tags.

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from common.network.confidence import band_edges
@@ -39,7 +38,7 @@ ABOVE_FLOOR_DB = 1.0
 SILENT_POWER_RATIO = 1e-6
 
 
-def frame_powers(blocks: Iterable[np.ndarray], stft: STFT, group: int = 1) -> Iterator[torch.Tensor]:
+def frame_powers(blocks: Iterable[np.ndarray], stft: STFT, group: int = 1) -> Iterator[np.ndarray]:
     """Power in each bin of the frames of a stream of (channels, samples) blocks, without padding.
 
     Yields (channels, bins, frames); the number of frames is a multiple of `group`, and a rest is dropped.
@@ -51,7 +50,7 @@ def frame_powers(blocks: Iterable[np.ndarray], stft: STFT, group: int = 1) -> It
         frames -= frames % group
         if frames > 0:
             whole = held[:, : stft.n_fft + (frames - 1) * stft.hop_length]
-            yield stft.frames(torch.from_numpy(np.ascontiguousarray(whole, np.float32))).abs().square()
+            yield np.abs(stft.frames(whole.astype(np.float32, copy=False))) ** 2
             held = held[:, frames * stft.hop_length :]
 
 
@@ -81,7 +80,7 @@ def _block_powers(blocks, stft):
     edges = band_edges(stft.n_bins)
     found = [np.zeros((0, len(edges) - 1), np.float32)]
     for powers in frame_powers(blocks, stft, BLOCK_FRAMES):
-        of_blocks = powers.mean(0).unflatten(-1, (-1, BLOCK_FRAMES)).mean(-1).numpy()
+        of_blocks = powers.mean(0).reshape(stft.n_bins, -1, BLOCK_FRAMES).mean(-1)
         found.append(np.add.reduceat(of_blocks, edges[:-1], axis=0).T)
     return np.concatenate(found)
 

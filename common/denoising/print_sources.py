@@ -15,7 +15,7 @@ from common.audio.reading import AudioReader
 from common.denoising.chunks import resampled
 from common.denoising.print_finding import find_noise, frame_powers
 from common.errors import AudioError, CallError
-from common.network.model import LEAST_NORMALISED_RMS, Denoiser
+from common.network.noise_model import LEAST_NORMALISED_RMS, NoiseModel
 from common.network.noise_print import LEAST_PRINT_SECONDS
 from common.network.stft import STFT
 
@@ -104,14 +104,14 @@ def _check_length(seconds, words):
                         f"{seconds:.2f} s that count: choose a longer moment")
 
 
-def check_print(model: Denoiser, source: Source) -> None:
+def check_print(model: NoiseModel, source: Source) -> None:
     """Raise CallError if a noise print is given to weights that take none; FIND is allowed."""
     if source not in (None, FIND) and not model.takes_print:
         raise CallError("expected weights that take a noise print, but these take none: leave the noise print out or "
                         "choose other weights")
 
 
-def measure_print(model: Denoiser, source: tuple[Span, ...] | Path | str | None, reader: AudioReader,
+def measure_print(model: NoiseModel, source: tuple[Span, ...] | Path | str | None, reader: AudioReader,
                   level: np.ndarray) -> tuple[np.ndarray | None, list | str | None]:
     """Measure the noise print of the recording in `reader`.
 
@@ -192,14 +192,14 @@ def _mean_power(pieces: Iterable[tuple[int, np.ndarray]], stft: STFT) -> np.ndar
     total, n_frames = 0.0, 0
     for _, span in groupby(pieces, key=itemgetter(0)):
         for powers in frame_powers((samples for _, samples in span), stft):
-            total, n_frames = total + powers.double().sum(-1), n_frames + powers.shape[-1]
-    return (total / n_frames).numpy() if n_frames else None
+            total, n_frames = total + powers.sum(-1, dtype=np.float64), n_frames + powers.shape[-1]
+    return total / n_frames if n_frames else None
 
 
 def _check_level(words, power, stft, level, path):
     """Raise CallError if a print is silent in a channel in which the recording is not, or louder than the recording."""
     two_sided = 2 * power.sum(-1) - power[..., 0] - power[..., -1]
-    rms = np.sqrt(two_sided / float(stft.window().square().sum()))
+    rms = np.sqrt(two_sided / np.square(stft.window()).sum())
     silent = (rms < LEAST_NORMALISED_RMS) & (level >= LEAST_NORMALISED_RMS)
     if silent.any() or not (rms >= LEAST_NORMALISED_RMS).any():
         raise CallError(f"expected a noise print that holds noise, but {words} is silent"

@@ -10,7 +10,6 @@ import math
 from functools import partial
 
 import numpy as np
-import torch
 
 from common.data.pairs import Segment
 from common.network.noise_print import print_power, wiener_gain
@@ -26,16 +25,16 @@ EPSILON = 1e-12
 def _masked(segment, mask_of):
     """Multiply the noisy spectrum by mask_of(noisy spectrum, clean spectrum) and transform back."""
     stft = STFT()
-    noisy, clean = (stft.forward(torch.tensor(x, dtype=torch.float32)) for x in (segment.noisy, segment.clean))
-    return stft.inverse(mask_of(noisy, clean) * noisy, segment.noisy.shape[-1]).numpy()
+    noisy, clean = (stft.forward(np.asarray(x, np.float32)) for x in (segment.noisy, segment.clean))
+    return stft.inverse(mask_of(noisy, clean) * noisy, segment.noisy.shape[-1])
 
 
 def wiener_blind(segment: Segment) -> np.ndarray:
     """Wiener gain 1 - N/P per bin and frame, at least -15 dB; N from a low quantile over time of the powers P."""
     def gain(noisy, _):
-        power = noisy.abs().square()
-        noise = power.quantile(NOISE_QUANTILE, dim=-1, keepdim=True) / -math.log(1 - NOISE_QUANTILE)
-        return (1 - noise / (power + EPSILON)).clamp(min=10 ** (GAIN_FLOOR_DB / 20))
+        power = abs(noisy) ** 2
+        noise = np.quantile(power, NOISE_QUANTILE, axis=-1, keepdims=True) / -math.log(1 - NOISE_QUANTILE)
+        return (1 - noise / (power + EPSILON)).clip(min=10 ** (GAIN_FLOOR_DB / 20))
     return _masked(segment, gain)
 
 
@@ -43,7 +42,7 @@ def wiener_print(segment: Segment) -> np.ndarray | None:
     """Wiener gain of common.network.noise_print, which is an input of a network with a print."""
     if segment.noise_print is None:
         return None
-    power = print_power(torch.from_numpy(segment.noise_print), STFT())
+    power = print_power(STFT().frames(segment.noise_print))
     return _masked(segment, lambda noisy, _: wiener_gain(noisy, power))
 
 
@@ -63,14 +62,14 @@ def noisereduce(segment: Segment, stationary: bool, with_print: bool = False) ->
 
 def oracle_wiener(segment: Segment) -> np.ndarray:
     """Real mask |S|^2 / (|S|^2 + |N|^2) of the true powers: the ceiling of masks without phase."""
-    return _masked(segment, lambda x, s: s.abs().square() / (s.abs().square() + (x - s).abs().square() + EPSILON))
+    return _masked(segment, lambda x, s: abs(s) ** 2 / (abs(s) ** 2 + abs(x - s) ** 2 + EPSILON))
 
 
 def oracle_complex(segment: Segment) -> np.ndarray:
     """Complex mask S/X with its magnitude limited to 1: the ceiling of this project's network."""
     def mask(noisy, clean):
-        ratio = clean / torch.where(noisy.abs() > EPSILON, noisy, EPSILON)
-        return ratio / ratio.abs().clamp(min=1)
+        ratio = clean / np.where(abs(noisy) > EPSILON, noisy, EPSILON)
+        return ratio / abs(ratio).clip(min=1)
     return _masked(segment, mask)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import bootstrap
 
 from common.audio.writing import write_audio
@@ -61,11 +60,11 @@ def score_segment(segment: Segment, estimates: dict[str, np.ndarray], baselines:
     return rows
 
 
-def segment_print_power(model: Denoiser, segment: Segment) -> torch.Tensor | None:
-    """Return the model's print_power, (channels, bins) on its device; None without a print, or if it takes none."""
+def segment_print_power(model: Denoiser, segment: Segment) -> np.ndarray | None:
+    """Return the model's print_power, (channels, bins); None without a print, or if it takes none."""
     if segment.noise_print is None or not model.takes_print:
         return None
-    return print_power(torch.from_numpy(segment.noise_print).to(model.device), model.stft)
+    return print_power(model.stft.frames(segment.noise_print))
 
 
 def _estimates(forms, segment):
@@ -75,8 +74,7 @@ def _estimates(forms, segment):
         found[name] = denoise(form, segment.noisy, segment.sample_rate)
         power = segment_print_power(form, segment)
         if power is not None:
-            found[name + WITH_PRINT] = denoise(form, segment.noisy, segment.sample_rate,
-                                               print_power=power.cpu().numpy())
+            found[name + WITH_PRINT] = denoise(form, segment.noisy, segment.sample_rate, print_power=power)
     return found
 
 

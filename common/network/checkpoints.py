@@ -10,16 +10,15 @@ from pathlib import Path
 import torch
 
 from common.errors import PARSER_ERRORS, CallError, UserError
-from common.labels import weights_name
-from common.network.confidence import Confidence
+from common.network.confidence import FeatureModel, feature_models
 from common.network.dcunet import LITERATURE, DCUNet20
 from common.network.model import Denoiser
 from common.network.stft import STFT
+from common.network.weights_files import PRETRAINED, find_weights
 
 # Exceptions that zipfile, pickle and PyTorch raise for damaged files.
 DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, *PARSER_ERRORS)
 FORMAT = "song-denoiser-1"
-PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained_weights"
 
 
 def save_atomically(content: dict, path: str | Path) -> None:
@@ -56,13 +55,17 @@ def load_safely(path: str | Path) -> dict:
 
 
 def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
-    """The content of a weights file: format, network and STFT settings, `info` (plain values), tensors, confidence.
+    """The content of a weights file: format, settings, `info` (plain values), tensors, confidence and classifier.
 
     `half` stores floating-point tensors in 16 bits, which halves the file.
     """
     state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
     return {"format": FORMAT, "network": model.network.settings(), "stft": asdict(model.stft), "info": info,
-            "state": state, "confidence": model.confidence and asdict(model.confidence)}
+            "state": state, "confidence": _tensors(model.confidence), "classifier": _tensors(model.classifier)}
+
+
+def _tensors(values: FeatureModel | None):
+    return values and {name: torch.as_tensor(array) for name, array in vars(values).items()}
 
 
 def save_weights(model: Denoiser, path: str | Path, info: dict, half: bool = False) -> None:
@@ -77,28 +80,6 @@ def code_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def pretrained_names() -> list[str]:
-    """The names of the files in pretrained_weights/."""
-    return sorted(path.stem for path in PRETRAINED.glob("*.pth"))
-
-
-def find_weights(name_or_path: str | Path) -> Path:
-    """The file with a name in pretrained_weights/ (`white`, `class3`, `dog_bark`), or at a path.
-
-    A pretrained name never means a file in the working directory; `./white` and `white.pth` do. Raises CallError, with
-    the names, if there is no such file.
-    """
-    named = PRETRAINED / f"{weights_name(os.fspath(name_or_path))}.pth"
-    if os.path.basename(name_or_path) == os.fspath(name_or_path) and named.is_file():
-        return named
-    path = Path(name_or_path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CallError(f"expected a .pth file or one of the names {', '.join(pretrained_names())}, but {path} {what}: "
-                        "choose a name or check the path")
-    return path
 
 
 def load_weights(name_or_path: str | Path, device: str = "cpu") -> tuple[Denoiser, dict]:
@@ -121,6 +102,5 @@ def load_weights(name_or_path: str | Path, device: str = "cpu") -> tuple[Denoise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"expected the weights of a DCUNet-20 with its settings, but {path} holds other tensors or "
                         "settings: choose another file") from error
-    if content.get("confidence") is not None:
-        model.confidence = Confidence.from_state(content["confidence"], model.stft.n_bins)
+    model.confidence, model.classifier = feature_models(content, model.stft)
     return model.to(device).eval(), info

@@ -8,12 +8,11 @@ sound, so that the level does not matter. common.training.confidence_fit finds w
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-import torch
 
 from common.errors import UserError
+from common.labels import LABELS
 from common.network.stft import SEGMENT_SAMPLES, STFT
 
 # Length of a window with one confidence, in samples at the model's rate; an even number.
@@ -31,65 +30,75 @@ def band_edges(n_bins: int) -> np.ndarray:
     return np.unique(np.rint([0, *np.geomspace(min(LOWEST_BIN, n_bins), n_bins, N_BANDS)]).astype(int))
 
 
-def band_powers(waveform: torch.Tensor, stft: STFT) -> torch.Tensor:
+def band_powers(waveform: np.ndarray, stft: STFT) -> np.ndarray:
     """Power of (batch, samples) in each band and frame, (batch, bands, frames)."""
-    power = stft.forward(waveform).abs().square()
-    edges = band_edges(stft.n_bins)
-    return torch.stack([power[:, low:high].sum(1) for low, high in pairwise(edges)], 1)
+    return np.add.reduceat(np.abs(stft.forward(waveform)) ** 2, band_edges(stft.n_bins)[:-1], axis=1)
 
 
-def band_features(noisy: torch.Tensor, noise: torch.Tensor, stft: STFT, fluctuation: bool = False) -> torch.Tensor:
+def band_features(noisy: np.ndarray, noise: np.ndarray, stft: STFT, fluctuation: bool = False) -> np.ndarray:
     """Features of windows and of the noise estimated in them, both (batch, samples) -> (batch, 2 * bands).
 
     The features are the logarithms of the mean powers in bands, relative to the whole power of `noisy`. `fluctuation`
     adds the standard deviations over time of the logarithms of the bands' powers, (batch, 4 * bands).
     """
-    powers = torch.cat([band_powers(x, stft) for x in (noisy, noise)], 1)
+    powers = np.concatenate([band_powers(x, stft) for x in (noisy, noise)], 1)
     total = powers[:, : powers.shape[1] // 2].mean(-1).sum(1)[:, None, None]
-    powers = powers / torch.where(total > 0, total, torch.ones_like(total))
-    features = torch.log(powers.mean(-1) + POWER_FLOOR)
+    powers = powers / np.where(total > 0, total, 1)
+    features = np.log(powers.mean(-1) + POWER_FLOOR)
     if not fluctuation:
         return features
-    return torch.cat([features, torch.log(powers + POWER_FLOOR).std(-1, correction=0)], 1)
+    return np.concatenate([features, np.log(powers + POWER_FLOOR).std(-1)], 1)
 
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """A linear function of standardised features, all tensors float32.
+    """A linear function of standardised features, all float32.
 
     centre, scale: mean and standard deviation of each feature in the training data, (features,). weight, offset: of
-    the linear function, (features,) and () for one output, (features, outputs) and (outputs,) for several.
+    the linear function, (features,) and () for one output, (features, outputs) and (outputs,) for several. Training
+    fits it with tensors in place of the arrays.
     """
 
-    centre: torch.Tensor
-    scale: torch.Tensor
-    weight: torch.Tensor
-    offset: torch.Tensor
+    centre: np.ndarray
+    scale: np.ndarray
+    weight: np.ndarray
+    offset: np.ndarray
 
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
+    def logits(self, features: np.ndarray) -> np.ndarray:
         """Map (windows, features) to (windows,) or (windows, outputs)."""
-        standardised = ((features - self.centre) / self.scale).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+        standardised = ((features - self.centre) / self.scale).clip(-MAX_DEVIATIONS, MAX_DEVIATIONS)
         return standardised @ self.weight + self.offset
 
 
 class Confidence(FeatureModel):
     """The confidence of windows as a function of their band_features."""
 
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+    def __call__(self, features: np.ndarray) -> np.ndarray:
         """Map (windows, features) to the confidence of each window, (windows,)."""
-        return torch.sigmoid(self.logits(features))
+        return 0.5 + 0.5 * np.tanh(self.logits(features) / 2)  # a sigmoid that never overflows
 
-    @classmethod
-    def from_state(cls, state: dict, n_bins: int) -> "Confidence":
-        """Rebuild a confidence from its vars(); raises UserError for anything else or another number of bins."""
-        n = 2 * (len(band_edges(n_bins)) - 1)
-        try:
-            found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        except AttributeError:
-            found = type(state).__name__
-        if found != {"centre": (n,), "scale": (n,), "weight": (n,), "offset": ()}:
-            raise UserError(f"expected a confidence of {n} features, got {found}: choose another weights file")
-        return cls(**{name: tensor.float() for name, tensor in state.items()})
+
+def feature_models(content: dict, stft: STFT) -> tuple[Confidence | None, FeatureModel | None]:
+    """The confidence and the classifier of noises in a weights file's content, of arrays, tensors or lists.
+
+    Raises UserError for something else.
+    """
+    n_bands = len(band_edges(stft.n_bins)) - 1
+    return (_rebuilt(Confidence, "confidence", content, (2 * n_bands,)),
+            _rebuilt(FeatureModel, "classifier", content, (4 * n_bands, len(LABELS))))
+
+
+def _rebuilt(kind, name, content, shape):
+    if (state := content.get(name)) is None:
+        return None
+    try:
+        values = {key: np.asarray(value, np.float32) for key, value in state.items()}
+        found = {key: value.shape for key, value in values.items()}
+    except (AttributeError, TypeError, ValueError):
+        found = type(state).__name__
+    if found != {"centre": shape[:1], "scale": shape[:1], "weight": shape, "offset": shape[1:]}:
+        raise UserError(f"expected a {name} of {shape[0]} features, got {found}: choose another weights file")
+    return kind(**values)
 
 
 def scale_by_confidence(confidence: Confidence, stft: STFT, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -113,11 +122,9 @@ def scale_by_confidence(confidence: Confidence, stft: STFT, blocks: Iterable[np.
         yield _ramped(held[1], last, last if too_short else _mean_confidence(confidence, stft, held))
 
 
-@torch.inference_mode()
 def _mean_confidence(confidence, stft, window):
     """One confidence for all channels of a window (2, channels, samples): different ones would move a stereo image."""
-    noisy, noise = torch.from_numpy(np.ascontiguousarray(window))
-    return float(confidence(band_features(noisy, noise, stft)).mean())
+    return float(confidence(band_features(*window, stft)).mean())
 
 
 def _ramped(noise, first, last):

@@ -1,6 +1,8 @@
 """The network's inference form: batch norm is folded into kernels that are built once, in the fastest precision."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,9 +12,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from common.errors import CallError
 from common.network.dcunet import SLOPE, ComplexConv2d, ComplexLayer, DCUNet20, convolve
 from common.network.model import Denoiser, computes_bfloat16_fast
-
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+from common.network.noise_model import DEVICES, PRECISIONS
 
 
 class FoldedLayer(nn.Module):
@@ -38,13 +38,18 @@ class FoldedLayer(nn.Module):
         return F.leaky_relu(planes, SLOPE) if self.activated else planes
 
 
+def with_layers(network: DCUNet20, make: Callable[[ComplexLayer | ComplexConv2d], nn.Module]) -> DCUNet20:
+    """A copy of the network for inference with layers that `make` makes of its own."""
+    changed = copy.deepcopy(network).eval()
+    changed.encoder = nn.ModuleList(map(make, network.encoder))
+    changed.decoder = nn.ModuleList(map(make, network.decoder))
+    changed.mask = make(network.mask)
+    return changed
+
+
 def folded_network(network: DCUNet20, dtype: torch.dtype = torch.float32) -> DCUNet20:
-    """A copy of the network without batch norm, for inference and export; the mask stays float32."""
-    folded = copy.deepcopy(network).eval()
-    folded.encoder = nn.ModuleList(FoldedLayer(layer, dtype) for layer in network.encoder)
-    folded.decoder = nn.ModuleList(FoldedLayer(layer, dtype) for layer in network.decoder)
-    folded.mask = FoldedLayer(network.mask, dtype)
-    return folded
+    """A copy of the network without batch norm, for inference; the mask stays float32."""
+    return with_layers(network, partial(FoldedLayer, dtype=dtype))
 
 
 def choose_device(name: str = "auto") -> str:
@@ -67,6 +72,7 @@ def inference_form(model: Denoiser, device: str = "auto", precision: str = "auto
     if precision not in PRECISIONS:
         raise CallError(f"expected a precision among {', '.join(PRECISIONS)}, got {precision!r}")
     device = choose_device(device)
-    dtype = PRECISIONS[precision] or (torch.bfloat16 if computes_bfloat16_fast(device) else torch.float32)
-    network = folded_network(copy.deepcopy(model.network).cpu(), dtype)
-    return Denoiser(network, model.stft, model.confidence).eval().to(device)
+    if precision == "auto":
+        precision = "bfloat16" if computes_bfloat16_fast(device) else "float32"
+    network = folded_network(copy.deepcopy(model.network).cpu(), getattr(torch, precision))
+    return Denoiser(network, model.stft, model.confidence, model.classifier).eval().to(device)

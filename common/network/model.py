@@ -3,32 +3,34 @@
 import os
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import nn
 
 from common.errors import CallError
-from common.network.confidence import Confidence
+from common.network import tensor_stft
+from common.network.confidence import Confidence, FeatureModel
 from common.network.dcunet import DCUNet20
+from common.network.noise_model import LEAST_NORMALISED_RMS
 from common.network.noise_print import wiener_gain
 from common.network.stft import STFT
 
 # Environment variable that makes a machine compute in the given precision, float32 or bfloat16.
 PRECISION_VARIABLE = "DENOISER_PRECISION"
-# Minimum RMS (-120 dBFS) of a signal that is normalised. A quieter one counts as silent and is not amplified.
-LEAST_NORMALISED_RMS = 1e-6
 
 
 class Denoiser(nn.Module):
     """The mask network between its transforms, for waveforms at `stft.sample_rate`.
 
     The network gets every waveform at an RMS of 1, and the level is restored afterwards: scaling the input scales the
-    output and changes nothing else. forward() does not use `confidence`; common.denoising scales the noise by it (see
-    common.network.confidence).
+    output and changes nothing else. It is a NoiseModel; `confidence` and `classifier` are for common.denoising, and
+    forward() uses neither.
     """
 
-    def __init__(self, network: DCUNet20, stft: STFT, confidence: Confidence | None = None):
+    def __init__(self, network: DCUNet20, stft: STFT, confidence: Confidence | None = None,
+                 classifier: FeatureModel | None = None):
         super().__init__()
-        self.network, self.stft, self.confidence = network, stft, confidence
+        self.network, self.stft, self.confidence, self.classifier = network, stft, confidence, classifier
 
     @property
     def device(self) -> torch.device:
@@ -39,6 +41,16 @@ class Denoiser(nn.Module):
     def takes_print(self) -> bool:
         """Whether the network uses a noise print."""
         return self.network.plan.inputs > 1
+
+    @property
+    def time_stride(self) -> int:
+        """Number of frames by which a shift of the input only shifts the output."""
+        return self.network.plan.time_stride
+
+    @property
+    def context_frames(self) -> int:
+        """Frames before and after a frame that its output can depend on."""
+        return self.network.plan.context_frames()
 
     def forward(self, waveform: torch.Tensor, level: torch.Tensor | None = None,
                 print_power: torch.Tensor | None = None) -> torch.Tensor:
@@ -51,13 +63,23 @@ class Denoiser(nn.Module):
         if level is None:
             level = waveform.square().mean(-1, keepdim=True).sqrt()
         level = torch.where(level < LEAST_NORMALISED_RMS, torch.ones_like(level), level)
-        spectrum = self.stft.forward(waveform / level)
+        spectrum = tensor_stft.forward(self.stft, waveform / level)
         inputs = [spectrum]
         if self.takes_print:
             inputs.append(spectrum if print_power is None else
                           spectrum * wiener_gain(spectrum, print_power / level.square()))
         mask = self.network(torch.stack([part for x in inputs for part in (x.real, x.imag)], 1))
-        return self.stft.inverse(torch.complex(mask[:, 0], mask[:, 1]) * spectrum, waveform.shape[-1]) * level
+        spectrum = torch.complex(mask[:, 0], mask[:, 1]) * spectrum
+        return tensor_stft.inverse(self.stft, spectrum, waveform.shape[-1]) * level
+
+    @torch.inference_mode()
+    def noise(self, waveform: np.ndarray, level: np.ndarray | None = None,
+              print_power: np.ndarray | None = None) -> np.ndarray:
+        """Find the noise in (batch, samples) float32, see NoiseModel; on the model's device."""
+        waveform, level, print_power = (
+            None if x is None else torch.as_tensor(x, dtype=torch.float32, device=self.device)
+            for x in (waveform, level, print_power))
+        return (waveform - self(waveform, level, print_power)).cpu().numpy()
 
 
 def computes_bfloat16_fast(device: str) -> bool:

@@ -3,12 +3,10 @@
 The mean power N of the print in each bin gives a Wiener gain, max(0.1, 1 - N / |X|^2), for a spectrum X. The spectrum
 times this gain is the network's second input. Without a print N is 0 and the second input is the spectrum itself.
 
-References: Lim and Oppenheim 1979 (Wiener filter).
+Both functions take arrays or tensors. References: Lim and Oppenheim 1979 (Wiener filter).
 """
 
-import torch
-
-from common.network.stft import STFT
+from typing import TypeVar
 
 # Minimum gain of a bin.
 GAIN_FLOOR = 0.1
@@ -19,14 +17,18 @@ LEAST_PRINT_SECONDS = 0.25
 TEST_PRINT_SECONDS = 1.5
 
 
-def print_power(noise_print: torch.Tensor, stft: STFT) -> torch.Tensor:
-    """Mean power in each bin of prints (batch, samples) at the transform's rate, (batch, bins).
+# An array or a tensor.
+Values = TypeVar("Values")
 
-    A print needs at least n_fft samples. A silent print gives 0, as if there were no print.
+
+def print_power(frames: Values) -> Values:
+    """Mean power in each bin of the frames of prints (see STFT.frames), (batch, bins, frames) -> (batch, bins).
+
+    A silent print gives 0, as if there were no print.
     """
-    return stft.frames(noise_print).abs().square().mean(-1)
+    return (abs(frames) ** 2).mean(-1)
 
 
-def wiener_gain(spectrum: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+def wiener_gain(spectrum: Values, power: Values) -> Values:
     """The gain for a spectrum (batch, bins, frames) and a print's power (batch, bins), (batch, bins, frames)."""
-    return (1 - power.unsqueeze(-1) / (spectrum.abs().square() + EPSILON)).clamp(min=GAIN_FLOOR)
+    return (1 - power[..., None] / (abs(spectrum) ** 2 + EPSILON)).clip(min=GAIN_FLOOR)

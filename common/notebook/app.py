@@ -27,8 +27,8 @@ from common.denoising.jobs import DENOISED
 from common.denoising.print_finding import find_noise
 from common.errors import UserError
 from common.labels import CLASS_NAMES, weights_name
-from common.network.checkpoints import pretrained_names
 from common.network.stft import STFT
+from common.network.weights_files import pretrained_names
 from common.notebook.listening import player_html
 from common.notebook.overview import Overview
 

@@ -20,8 +20,10 @@ from common.cli import Parser, add_settings, count, given, run
 from common.data.pool import INDEX, SAMPLES, Pool
 from common.errors import CallError, UserError
 from common.locks import locked
-from common.network.checkpoints import find_weights, load_safely, load_weights, save_atomically, save_weights
-from common.network.inference import DEVICES, choose_device
+from common.network.checkpoints import load_safely, load_weights, save_atomically, save_weights
+from common.network.inference import choose_device
+from common.network.noise_model import DEVICES
+from common.network.weights_files import find_weights
 from common.path_checks import check_outputs
 from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, train, validate

@@ -63,7 +63,8 @@ def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 
         products = difference.square(), noise * difference, noise.square()
         sums = [x.sum(-1, keepdim=True) for x in products]
         known = measurable(10 * torch.log10(target.square().sum(-1) / sums[0][:, 0]))
-        rows.append(torch.cat([band_features(noisy, noise, model.stft), *sums], 1)[known].double().cpu())
+        features = torch.from_numpy(band_features(noisy.cpu().numpy(), noise.cpu().numpy(), model.stft))
+        rows.append(torch.cat([x.double().cpu() for x in (features, *sums)], 1)[known.cpu()])
     rows = torch.cat(rows)
     if len(rows) < n:
         log.info(LEFT_OUT, "calibration", n - len(rows), n)
@@ -92,14 +93,15 @@ def fit_confidence(windows: Windows, prior: Confidence | None = None) -> Confide
         scale = windows.features.std(0, correction=min(1, len(windows.power) - 1)).clamp_min(1e-3)
         centre = windows.features.mean(0)
         prior, strength = Confidence(centre, scale, torch.zeros_like(centre), torch.full((), 2.0)), REGULARISATION
-    centre, scale, near, offset = (x.double() for x in vars(prior).values())
+    centre, scale, near, offset = (torch.as_tensor(x, dtype=torch.float64) for x in vars(prior).values())
     weight, offset = near.clone().requires_grad_(), offset.clone().requires_grad_()
 
     def loss():
-        gains = windows.gains_db(Confidence(centre, scale, weight, offset)(windows.features))
+        logits = Confidence(centre, scale, weight, offset).logits(windows.features)
+        gains = windows.gains_db(torch.sigmoid(logits))
         return strength * (weight - near).square().sum() - gains.mean()
     minimise(loss, [weight, offset])
-    return Confidence(*(x.detach().float() for x in (centre, scale, weight, offset)))
+    return Confidence(*(x.detach().float().numpy() for x in (centre, scale, weight, offset)))
 
 
 def shifted(confidence: Confidence, shift: float) -> Confidence:
@@ -109,9 +111,9 @@ def shifted(confidence: Confidence, shift: float) -> Confidence:
 
 def trade_off(confidence: Confidence, windows: Windows) -> list[dict]:
     """Return for each of SHIFTS the mean improvement in dB and the percentages of windows improved, worse by 0.1 dB."""
-    rows = []
+    rows, features = [], windows.features.numpy()
     for shift in SHIFTS:
-        gains = windows.gains_db(shifted(confidence, shift)(windows.features.float()).double())
+        gains = windows.gains_db(torch.as_tensor(shifted(confidence, shift)(features)))
         rows.append({"shift": shift, "improvement_db": float(gains.mean()),
                      "improved_percent": float(100 * (gains > 0).double().mean()),
                      "worse_percent": float(100 * (gains < -0.1).double().mean())})

@@ -18,6 +18,7 @@ import torch
 from common.data.silence import LEFT_OUT
 from common.errors import CallError, UserError
 from common.locks import locked
+from common.network import tensor_stft
 from common.network.checkpoints import code_commit, save_atomically, save_weights
 from common.network.model import Denoiser, autocast
 from common.network.noise_print import print_power
@@ -136,7 +137,8 @@ def train_step(run: Run, source: Source) -> None:
     where = settings.seed, run.step, rows, run.crop_samples
     noisy, target = (x.to(device, non_blocking=True) for x in source.batch(*where))
     prints = source.prints(*where) if run.model.takes_print else None
-    power = None if prints is None else print_power(prints.to(device, non_blocking=True), run.model.stft)
+    power = None if prints is None else print_power(
+        tensor_stft.frames(run.model.stft, prints.to(device, non_blocking=True)))
     # At inference the level is the whole song's, so that crops come at levels other than their own.
     jitter = stream(settings.seed, "level jitter", run.step).uniform(-1, 1, (settings.batch_size, 1))[rows]
     jitter = torch.from_numpy(10 ** (jitter * settings.level_jitter_db / 20)).float().to(device, non_blocking=True)

@@ -17,6 +17,7 @@ from common.data.pool import CLIP_PEAK, POWER_BLOCK, SONG, Clip, Pool
 from common.data.silence import measurable
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
+from common.network import tensor_stft
 from common.network.model import Denoiser, autocast
 from common.network.noise_print import LEAST_PRINT_SECONDS, TEST_PRINT_SECONDS, print_power
 from common.network.stft import SAMPLE_RATE, SEGMENT_SAMPLES
@@ -336,7 +337,7 @@ class MixtureValidation:
         for first in range(0, len(numbers), self.batch_size):
             where = 0, 0, numbers[first : first + self.batch_size], self.n_samples
             noisy, clean = self.source.batch(*where)
-            power = print_power(self.source.prints(*where), model.stft) if with_print else None
+            power = print_power(tensor_stft.frames(model.stft, self.source.prints(*where))) if with_print else None
             with torch.inference_mode(), autocast(device):
                 estimate = model(noisy, print_power=power)
             before = _snr_db(clean, noisy)

@@ -4,8 +4,9 @@ import torch
 from torch.nn import functional as F
 
 from common.data.pool import Pool
-from common.denoising.auto import LABELS, NoiseClassifier, noise_features
-from common.network.confidence import WINDOW_SAMPLES
+from common.denoising.auto import noise_features
+from common.labels import LABELS
+from common.network.confidence import WINDOW_SAMPLES, FeatureModel
 from common.network.model import Denoiser, autocast
 from common.seeds import number
 from common.training.confidence_fit import BATCH_SIZE, minimise
@@ -18,7 +19,7 @@ NOISE_SPEED = 0.9, 1.1
 SNR_DB = 0.0, 25.0
 
 
-def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int) -> NoiseClassifier:
+def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int) -> FeatureModel:
     """Train on `n_per_label` windows of training songs with each noise."""
     features, labels = [], []
     for k, label in enumerate(LABELS):
@@ -27,7 +28,7 @@ def fit_classifier(model: Denoiser, pool: Pool, n_per_label: int) -> NoiseClassi
             rows = range(n_per_label)[first : first + BATCH_SIZE]
             with autocast(model.device):
                 noisy = source.batch(number(1, "classifier"), 0, rows, WINDOW_SAMPLES)[0]
-                features.append(noise_features(model, noisy))
+                features.append(torch.from_numpy(noise_features(model, noisy.cpu().numpy())))
         labels += [k] * n_per_label
     return _fit(torch.cat(features).double(), torch.tensor(labels))
 
@@ -38,7 +39,7 @@ def _fit(features, labels):
     offset = torch.zeros(len(LABELS), dtype=torch.float64, requires_grad=True)
 
     def loss():
-        logits = NoiseClassifier(centre, scale, weight, offset).logits(features)
+        logits = FeatureModel(centre, scale, weight, offset).logits(features)
         return F.cross_entropy(logits, labels) + REGULARISATION * weight.square().sum()
     minimise(loss, [weight, offset])
-    return NoiseClassifier(*(x.detach().float() for x in (centre, scale, weight, offset)))
+    return FeatureModel(*(x.detach().float().numpy() for x in (centre, scale, weight, offset)))
