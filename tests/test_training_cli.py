@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,7 +53,7 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     assert info.pop("validation_with_print_db") == pytest.approx(heard, abs=0.005) and heard != plain
     assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC", "data": "pool",
                     "settings": {"start": "best.pth", "branch": None}}
-    assert published.confidence.weight.shape == (50,) and published.confidence.weight.abs().max() > 0
+    assert published.confidence.weight.shape == (50,) and np.abs(published.confidence.weight).max() > 0
     assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()
             if t.is_floating_point()} == {torch.float16}
     call(*flags, 0)
@@ -65,7 +66,7 @@ def test_a_classifier_joins_the_weights_that_it_listens_through(call, pool_folde
     before = torch.load(tmp_path / "m.pth", weights_only=True)
     call("-m", "common.training", "classify", tmp_path / "m.pth", pool_folder, "--n-per-label", 2, "--device", "cpu")
     after = torch.load(tmp_path / "m.pth", weights_only=True)
-    assert after.pop("classifier")["weight"].shape == (100, 11)
+    assert before.pop("classifier") is None and after.pop("classifier")["weight"].shape == (100, 11)
     assert after.keys() == before.keys() and after["info"] == before["info"]
     assert all(torch.equal(after["state"][name], x) for name, x in before["state"].items())
 

@@ -61,10 +61,12 @@ def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
     """
     state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
     return {"format": FORMAT, "network": model.network.settings(), "stft": asdict(model.stft), "info": info,
-            "state": state, "confidence": _tensors(model.confidence), "classifier": _tensors(model.classifier)}
+            "state": state, "confidence": feature_tensors(model.confidence),
+            "classifier": feature_tensors(model.classifier)}
 
 
-def _tensors(values: FeatureModel | None):
+def feature_tensors(values: FeatureModel | None) -> dict | None:
+    """The arrays of a confidence or a classifier as a weights file holds them."""
     return values and {name: torch.as_tensor(array) for name, array in vars(values).items()}
 
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def convolve_transposed(planes: torch.Tensor, kernel: torch.Tensor, row: Row) -> torch.Tensor:
     """A transposed convolution as a convolution, whose further channels are the positions between two strides.
 
-    onnxruntime would hold every product of a transposed convolution, in four times the memory.
+    onnxruntime would hold every product of a transposed convolution: for `white` 4.0 GB instead of 2.4 GB.
     """
     steps = [-(-size // stride) for size, stride in zip(row.kernel, row.stride, strict=True)]
     # What is left over at the end, along either axis.

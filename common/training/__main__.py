@@ -20,7 +20,7 @@ from common.cli import Parser, add_settings, count, given, run
 from common.data.pool import INDEX, SAMPLES, Pool
 from common.errors import CallError, UserError
 from common.locks import locked
-from common.network.checkpoints import load_safely, load_weights, save_atomically, save_weights
+from common.network.checkpoints import feature_tensors, load_safely, load_weights, save_atomically, save_weights
 from common.network.inference import choose_device
 from common.network.noise_model import DEVICES
 from common.network.weights_files import find_weights
@@ -141,7 +141,7 @@ def _classify(args):
     device = choose_device(args.device)
     classifier = fit_classifier(load_weights(args.model, device)[0], Pool.load(args.data, device), args.n_per_label)
     path = find_weights(args.model)
-    save_atomically(load_safely(path) | {"classifier": vars(classifier)}, path)
+    save_atomically(load_safely(path) | {"classifier": feature_tensors(classifier)}, path)
     log.info("%s: a classifier of noises added", path)
 
 
