@@ -11,6 +11,7 @@ import pytest
 
 from common.audio.writing import write_audio
 from common.demo import synth
+from common.demo.copies import make_copies
 from common.network.checkpoints import save_weights
 from tests.conftest import ROOT
 
@@ -27,7 +28,7 @@ WORDS = {"<songs_dir>": "songs", "<noises_dir>": "noises", "<num_songs>": "1", "
 MERGER_FLAGS = shlex.split("--path-songs songs --path-noises noises --iter-songs 1 --iter-noise 1 "
                            "--input-dir {program}/input --target-dir {program}/target")
 # Flags that make a documented command small; the last one of a name counts.
-SMALL = {"common.training run": "--epochs 1 --steps-per-epoch 2 --width 2 --n-validation 2 --warmup-steps 1",
+SMALL = {"common.training run": "--epochs 1 --steps-per-epoch 2 --n-validation 2 --warmup-steps 1",
          "common.training publish": "--calibration-pairs 4 --n-validation 2 --device cpu",
          "common.training classify": "--n-per-label 2 --device cpu"}
 # Programs of which only the flags are checked here, and why.
@@ -85,7 +86,8 @@ def desks(corpus, pool_folder, model, tmp_path_factory):
             for name, source in zip(("songs", "noises", "pool"), (*corpus, pool_folder), strict=True):
                 (folder / name).symlink_to(source)
             (folder / "tapes" / "1").mkdir(parents=True)
-            for name in ("song.mp3", "noisy.flac", "tapes/1/a.mp3"):
+            make_copies(folder, 24)  # tape_a.flac and tape_b.flac
+            for name in ("song.mp3", "song.wav", "noisy.flac", "tapes/1/a.mp3"):
                 write_audio(folder / name, sum(synth.song(1, 4).values()), synth.SAMPLE_RATE)
             for name in ("white.pth", "siren.pth", "mixed.pth", "Weights/best.pth"):
                 save_weights(model, folder / name, {"noise": "mixed"})

@@ -194,7 +194,7 @@ def test_train_evaluate_and_select_weights(merged, tmp_path):
 
 @pytest.mark.notebooks
 def test_train_on_a_pool(pool_folder, tmp_path):
-    records, _ = _run("NoiseRemover.ipynb", tmp_path, POOL_DIR=pool_folder, WIDTH=1, EPOCHS=1,
+    records, _ = _run("NoiseRemover.ipynb", tmp_path, POOL_DIR=pool_folder, TEST_DIR="", WIDTH=1, EPOCHS=1,
                       STEPS_PER_EPOCH=2, BATCH_SIZE=2, DEVICE="cpu", WEIGHTS_DIR=tmp_path / "Weights", NOISE="siren")
     assert len(records["train_losses"]) == 1 and "n_segments" not in records
     assert (tmp_path / "Weights" / "best.pth").is_file() and (tmp_path / "Weights" / "tensorboard").is_dir()

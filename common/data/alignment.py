@@ -169,8 +169,12 @@ def follow_path(a: np.ndarray, b: np.ndarray, line: Curve) -> tuple[np.ndarray, 
     return seconds, line(seconds) + (path - reach) / ANALYSIS_RATE, np.array(correlations)[np.arange(len(path)), path]
 
 
-def measure(a: np.ndarray, b: np.ndarray, curve: Curve, window_seconds: float, reach_seconds: float) -> Delays:
-    """Step 3: measure what is left of the delay in windows that overlap by half, where B has sound."""
+def measure(a: np.ndarray, b: np.ndarray, curve: Curve, window_seconds: float, reach_seconds: float,
+            polarity: int = 1) -> Delays:
+    """Step 3: measure what is left of the delay in windows, one after the other, where B has sound.
+
+    polarity: -1 if B is inverted.
+    """
     length = int(window_seconds * ANALYSIS_RATE)
     found = []
     for start in range(0, max(1, len(a) - length + 1), length):
@@ -179,7 +183,7 @@ def measure(a: np.ndarray, b: np.ndarray, curve: Curve, window_seconds: float, r
         if there[0] < 0 or there[-1] > len(b) / ANALYSIS_RATE or len(times) < CROSS_FRAME:
             continue
         own = a[start : start + length]
-        left, error, coherence = _left_delay(own, read_along(b, there), reach_seconds)
+        left, error, coherence = _left_delay(own, polarity * read_along(b, there), reach_seconds)
         # The cross-spectrum tells the mean over the window, in which loud moments count more.
         energy = np.square(own) + 1e-12
         middle, base = (np.average(values, weights=energy) for values in (times, there - times))
@@ -238,9 +242,10 @@ def fit(delays: Delays) -> Curve:
     bounds = [(x[jump - 1] + x[jump]) / 2 for jump in jumps]
 
     def curve(seconds):
-        which = np.searchsorted(bounds, seconds)
-        return np.choose(which, [piece(seconds) for piece in pieces]) if len(pieces) < 32 else np.array(
-            [pieces[k](s) for k, s in zip(np.ravel(which), np.ravel(seconds), strict=True)])
+        which, delay = np.searchsorted(bounds, seconds), np.empty(np.shape(seconds))
+        for number in np.unique(which):
+            delay[which == number] = pieces[number](seconds[which == number])
+        return delay
     return curve
 
 
@@ -264,9 +269,9 @@ def _fit_piece(x, y, error):
     return piece
 
 
-def _wow(a, b, curve):
+def _wow(a, b, curve, polarity):
     """RMS deviation in seconds of the delay from its curve in windows of half a second, beyond their standard error."""
-    found = measure(a, b, curve, WOW_SECONDS, PASSES[0][1])
+    found = measure(a, b, curve, WOW_SECONDS, PASSES[0][1], polarity)
     chosen = found.coherence > WOW_COHERENCE
     if not chosen.any():
         return 0.0
@@ -290,15 +295,15 @@ def follow(a: np.ndarray, b: np.ndarray) -> tuple[Curve, Delays, float]:
         return start + slope * seconds
 
     seconds, delay, correlation = follow_path(a, b, line)
-    b = b if correlation.sum() > 0 else -b  # one copy may have the other polarity
+    polarity = 1 if correlation.sum() > 0 else -1
     inside = (seconds + delay > 0) & (seconds + delay < len(b) / ANALYSIS_RATE)
     n = inside.sum()
     if n < 2:
         raise UnlikeError
     curve = fit(Delays(seconds[inside], delay[inside], np.full(n, 0.5 / ANALYSIS_RATE), np.ones(n)))
     for window_seconds, reach_seconds in PASSES:
-        measured = measure(a, b, curve, window_seconds, reach_seconds)
+        measured = measure(a, b, curve, window_seconds, reach_seconds, polarity)
         if np.isfinite(measured.error).sum() < 2:
             raise UnlikeError
         curve = fit(measured)
-    return curve, measured, _wow(a, b, curve)
+    return curve, measured, _wow(a, b, curve, polarity)

@@ -83,12 +83,13 @@ class Couple:
 
 def _mono(path):
     """The mean of all channels at ANALYSIS_RATE, (samples,)."""
+    samples = bytearray()  # it grows in place: two hours are half a gigabyte
     with AudioReader(path) as reader:
-        parts = [block.mean(0, keepdims=True) for block in
-                 resampled(reader.blocks(reader.sample_rate), reader.sample_rate, alignment.ANALYSIS_RATE)]
-    if not parts:
+        for block in resampled(reader.blocks(reader.sample_rate), reader.sample_rate, alignment.ANALYSIS_RATE):
+            samples += block.mean(0, dtype=np.float32).tobytes()
+    if not samples:
         raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
-    return np.concatenate(parts, axis=1)[0]
+    return np.frombuffer(samples, np.float32)
 
 
 def _in_channels(blocks, channels):
@@ -170,11 +171,12 @@ def align(copy_a: str | Path, copy_b: str | Path) -> Couple:
         couple.curve, couple.delays, wow_seconds = alignment.follow(mono_a, mono_b)
     except alignment.UnlikeError as error:
         raise _not_the_same(couple) from error
-    times = np.arange(len(mono_a)) / alignment.ANALYSIS_RATE
-    there = times + couple.curve(times)
-    inside = np.flatnonzero((there >= 0) & (there <= len(mono_b) / alignment.ANALYSIS_RATE))
+    seconds_a, seconds_b = (len(mono) / alignment.ANALYSIS_RATE for mono in (mono_a, mono_b))
     del mono_a, mono_b
-    couple.span = tuple(int(times[k] * couple.rate) for k in inside[[0, -1]])
+    times = np.append(np.arange(0, seconds_a, CURVE_STEP_SECONDS), seconds_a)
+    there = times + couple.curve(times)
+    inside = times[(there >= 0) & (there <= seconds_b)]
+    couple.span = tuple((inside[[0, -1]] * couple.rate).astype(int).tolist())
     pieces = _overlapping([_blocks_of_a(couple), aligned(couple)], copy_matching.BLOCK_SAMPLES + copy_matching.OVERLAP,
                           copy_matching.BLOCK_SAMPLES)
     couple.statistics = copy_matching.measure(pieces, couple.rate)
