@@ -11,6 +11,7 @@ from scipy.signal import lfilter
 from common.audio.reading import read_audio
 from common.audio.writing import write_audio
 from common.data import alignment, copy_matching
+from common.data.pairs import pairs_in
 from common.data.two_copies import align, build
 from common.demo import synth
 from common.errors import UserError
@@ -98,6 +99,24 @@ def test_two_tapes_become_pairs_in_both_directions(song, tmp_path):
     report = json.loads(next((tmp_path / "set" / "reports").glob("*.json")).read_text())
     assert report["speed_difference_ppm"] == pytest.approx(200, abs=1)
     assert next((tmp_path / "set" / "reports").glob("*.png")).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("change", ["cut of 1000 samples", "silence"])
+def test_what_only_one_copy_has_is_left_out(song, tmp_path, change):
+    mono, at = song.mean(0, keepdims=True), 17 * RATE
+    second = noisy(mono, 15, 2)
+    if change == "silence":
+        second[:, at : at + 3 * RATE] = 0
+    else:
+        second = np.delete(second, np.arange(at, at + 1000), axis=1)
+    build([(write(tmp_path / "a.wav", noisy(mono, 15, 1)), write(tmp_path / "b.wav", second))], tmp_path / "set")
+    pairs = [pair for split in ("train", "validation") for pair in pairs_in(tmp_path / "set" / split)]
+    assert len(pairs) == 6
+    for pair in pairs[::2]:
+        target = read_audio(pair.target)[0]
+        clean = 0.3 * float(pair.row["gain"]) * mono[:, round(float(pair.row["start_seconds"]) * RATE) :]
+        clean = clean[:, : target.shape[1]]
+        assert measured_snr_db(clean, target - clean) == pytest.approx(15, abs=1.5)
 
 
 def test_what_cannot_teach_is_refused_in_one_sentence(song, tmp_path):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.interpolate import make_smoothing_spline
-from scipy.ndimage import map_coordinates, maximum_filter1d
+from scipy.ndimage import map_coordinates, maximum_filter1d, median_filter
 from scipy.signal import find_peaks
 
 # Sample rate in Hz of the signals that are compared. Music is coherent mostly below half of it.
@@ -39,14 +39,16 @@ CHANGE_FRAMES, MAX_CHANGE = 3, 3.0
 
 # Step 2: distance of the windows and reach of the search around the line in seconds, exponent of the whitening.
 PATH_STEP_SECONDS, PATH_REACH_SECONDS, WHITENING = 1.0, 0.08, 0.8
+# Windows of full correlation that a jump to any other delay costs, as at a splice.
+JUMP_COST = 3.0
 
 # Step 3: (length of the windows, reach of the search) in seconds for each pass; frames of a cross-spectrum.
 PASSES = ((2.0, 4e-3), (2.0, 1e-3), (2.0, 5e-4))
 CROSS_FRAME, CROSS_STEP = 1024, 256
 # Number of half-overlapping Hann frames (a quarter apart) that are worth an independent one.
 DEPENDENCE = 2.0
-# A jump of the delay between two windows beyond the speed difference: the recording was cut there.
-JUMP_SECONDS = 1e-3
+# Least jump of the delay between two windows where the recording was cut: in seconds, beyond so many standard errors.
+JUMP_SECONDS, JUMP_ERRORS = 2e-4, 6.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class Delays:
     delay: np.ndarray
     error: np.ndarray
     coherence: np.ndarray
+
+
+def jumps(delays: Delays) -> np.ndarray:
+    """Numbers of the windows before which the delay jumps, against its slope around there."""
+    steps = np.diff(delays.seconds)
+    slopes = np.diff(delays.delay) / steps
+    off = np.abs(slopes - median_filter(slopes, 5, mode="nearest")) * steps if len(slopes) else slopes
+    return np.flatnonzero(off > JUMP_SECONDS + JUMP_ERRORS * np.hypot(delays.error[1:], delays.error[:-1])) + 1
 
 
 class UnlikeError(Exception):
@@ -156,14 +166,15 @@ def follow_path(a: np.ndarray, b: np.ndarray, line: Curve) -> tuple[np.ndarray, 
         correlation = np.concatenate([correlation[-reach:], correlation[: reach + 1]])
         correlation /= np.abs(correlation).max() + 1e-12
         correlations.append(correlation.astype(np.float32))
-        best = maximum_filter1d(scores, 2 * turn + 1)
+        best = np.maximum(maximum_filter1d(scores, 2 * turn + 1), scores.max() - JUMP_COST)
         froms.append(scores.astype(np.float32))
         scores = best + np.abs(correlation) ** 2
     at = int(scores.argmax())
     path = [at]
     for before in reversed(froms[1:]):
         low = max(0, at - turn)
-        at = low + int(before[low : at + turn + 1].argmax())
+        near = low + int(before[low : at + turn + 1].argmax())
+        at = near if before[near] >= before.max() - JUMP_COST else int(before.argmax())
         path.append(at)
     path, seconds = np.array(path[::-1]), middles / ANALYSIS_RATE
     return seconds, line(seconds) + (path - reach) / ANALYSIS_RATE, np.array(correlations)[np.arange(len(path)), path]
@@ -236,10 +247,9 @@ def fit(delays: Delays) -> Curve:
     """
     known = np.isfinite(delays.error)
     x, y, error = (values[known] for values in (delays.seconds, delays.delay, delays.error))
-    error = np.hypot(error, LEAST_ERROR_SECONDS)
-    jumps = np.flatnonzero(np.abs(np.diff(y)) > JUMP_SECONDS + MAX_SPEED_DIFFERENCE * np.diff(x)) + 1
-    pieces = [_fit_piece(*part) for part in zip(*(np.split(values, jumps) for values in (x, y, error)), strict=True)]
-    bounds = [(x[jump - 1] + x[jump]) / 2 for jump in jumps]
+    error, cuts = np.hypot(error, LEAST_ERROR_SECONDS), jumps(Delays(x, y, error, x))
+    pieces = [_fit_piece(*part) for part in zip(*(np.split(values, cuts) for values in (x, y, error)), strict=True)]
+    bounds = [(x[cut - 1] + x[cut]) / 2 for cut in cuts]
 
     def curve(seconds):
         which, delay = np.searchsorted(bounds, seconds), np.empty(np.shape(seconds))

@@ -62,9 +62,10 @@ class Statistics:
         a, b, cross = np.moveaxis(np.abs(self.sums[:, :3]).sum(2), 1, 0)
         return cross / np.sqrt(a * b + 1e-30)
 
-    def agreement(self) -> np.ndarray:
-        """The same for all bands together, (blocks,)."""
-        a, b, cross = np.abs(self.sums[:, :3]).sum((2, 3)).T
+    def agreement(self, highest_hz: float = np.inf) -> np.ndarray:
+        """The same for all bands up to a frequency together, without the lowest, which holds any offset; (blocks,)."""
+        last = np.searchsorted(band_edges(self.sample_rate) * self.sample_rate / N_FFT, highest_hz)
+        a, b, cross = np.abs(self.sums[:, :3, :, 1:last]).sum((2, 3)).T
         return cross / np.sqrt(a * b + 1e-30)
 
     def error_follows_music(self) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.ndimage import map_coordinates, uniform_filter1d
+from scipy.ndimage import map_coordinates, minimum_filter1d, uniform_filter1d
 
 from common.audio.reading import AudioReader, audio_name, list_audio
 from common.audio.writing import write_audio
@@ -49,8 +49,13 @@ VALIDATION_SHARE = 0.2
 LEAST_AGREEMENT, AGREEMENT_SECONDS = 0.2, 3.0
 # Minimum share of the common time that agrees, and minimum number of seconds.
 LEAST_AGREED_SHARE, LEAST_AGREED_SECONDS = 0.2, 16.0
-# Maximum of error_follows_music of copies with noises of their own, and maximum of their agreement (an SNR of 37 dB).
-MAX_FOLLOWING, MAX_AGREEMENT = 0.38, 0.9999
+# Maximum of error_follows_music of copies with noises of their own, and maximum of their agreement (an SNR of 37 dB) up
+# to a frequency that codecs and sample rates keep.
+MAX_FOLLOWING, MAX_AGREEMENT, KEPT_HZ = 0.38, 0.9999, 10_000.0
+# A block that agrees less than this share of the median block is cut with its neighbours: one copy is silent or spliced.
+LEAST_RELATIVE_AGREEMENT = 0.5
+# Maximum share of the windows whose delay lies MAX_OFF_SAMPLES or more off the smooth curve: the delays are chance.
+MAX_OFF_SHARE, MAX_OFF_SAMPLES = 0.3, 0.5
 # Maximum deviation of the delay in half a second from its smooth curve, RMS in samples at WOW_RATE.
 MAX_WOW_SAMPLES, WOW_RATE = 0.6, 44100
 
@@ -193,15 +198,18 @@ def _judge(couple, wow_samples):
     """Fill in the agreement and the report; raise UserError for a couple from which nothing can be learned."""
     agreement = couple.statistics.agreement()
     block_seconds = copy_matching.BLOCK_SAMPLES / couple.rate
-    couple.agreement = uniform_filter1d(agreement, max(1, round(AGREEMENT_SECONDS / block_seconds)), mode="nearest")
+    couple.agreement = _smoothed(couple, agreement, block_seconds)
     agrees = couple.agreement >= LEAST_AGREEMENT
     start, end = (part / couple.rate for part in couple.span)
     delays = couple.curve(np.array([start, end]))
+    cleanest = np.median(couple.statistics.of(agrees).agreement(KEPT_HZ)) if agrees.any() else 0.0
+    off = (couple.delays.delay - couple.curve(couple.delays.seconds)) * couple.rate
     following = couple.statistics.of(agrees).error_follows_music() if agrees.any() else 0.0
     couple.report = {
         "copy_a": str(couple.copy_a), "copy_b": str(couple.copy_b), "sample_rate": couple.rate,
         "channels": couple.channels, "start_seconds": start, "end_seconds": end, "delay_start_seconds": delays[0],
         "delay_end_seconds": delays[1], "speed_difference_ppm": 1e6 * (delays[1] - delays[0]) / max(end - start, 1e-9),
+        "residual_samples": float(np.sqrt(np.average(off**2, weights=couple.delays.error**-2))),
         "wow_samples": wow_samples, "agreed_seconds": float(agrees.sum() * block_seconds),
         "agreement": float(np.median(agreement[agrees])) if agrees.any() else 0.0, "error_follows_music": following}
     if couple.report["agreed_seconds"] < max(LEAST_AGREED_SECONDS, LEAST_AGREED_SHARE * (end - start)):
@@ -210,9 +218,24 @@ def _judge(couple, wow_samples):
         raise UserError(f"expected speeds that change slowly, but the delay of {couple.copy_b} against {couple.copy_a} "
                         f"moves by {wow_samples:.1f} samples within a second or less (wow): correct the wow first, or "
                         "use another copy")
-    if following > MAX_FOLLOWING or couple.report["agreement"] > MAX_AGREEMENT:
+    if (np.abs(off) > MAX_OFF_SAMPLES).mean() > MAX_OFF_SHARE:
+        raise _not_the_same(couple)
+    if following > MAX_FOLLOWING or cleanest > MAX_AGREEMENT:
         raise UserError(f"expected copies with noises of their own, but {couple.copy_b} holds the same noise as "
                         f"{couple.copy_a}, from which nothing can be learned: use a copy that was not made from it")
+
+
+def _smoothed(couple, agreement, block_seconds):
+    """The agreement over AGREEMENT_SECONDS, 0 where it breaks off and around jumps of the delay."""
+    if not len(agreement):
+        return agreement
+    smoothed = uniform_filter1d(agreement, max(1, round(AGREEMENT_SECONDS / block_seconds)), mode="nearest")
+    smoothed[minimum_filter1d(agreement, 3) < LEAST_RELATIVE_AGREEMENT * np.median(agreement)] = 0
+    begin = couple.span[0] / couple.rate
+    for jump in alignment.jumps(couple.delays):
+        first, last = ((couple.delays.seconds[k] - begin) / block_seconds for k in (jump - 1, jump))
+        smoothed[max(0, int(first) - 1) : int(last) + 2] = 0
+    return smoothed
 
 
 def stretches(couple: Couple) -> list[tuple[str, int, int]]:
@@ -305,7 +328,8 @@ def _words(couple, rows):
     report = couple.report
     seconds = {split: sum(row["samples"] for row in found[::2]) / couple.rate for split, found in rows.items()}
     return (f"{couple.copy_a.name} and {couple.copy_b.name}: B is {report['delay_start_seconds']:+.3f} s behind A at "
-            f"first, {report['speed_difference_ppm']:+.0f} ppm of speed; agreement {report['agreement']:.2f}; pairs of "
+            f"first, {report['speed_difference_ppm']:+.0f} ppm of speed, followed to {report['residual_samples']:.3f} "
+            f"samples; agreement {report['agreement']:.2f}; pairs of "
             + " and ".join(f"{value:.0f} s for {split}" for split, value in seconds.items()))
 
 
@@ -315,7 +339,8 @@ def couples_in(copy_a: Path, copy_b: Path) -> list[tuple[Path, Path]]:
         raise CallError(f"expected two files or two folders, got {copy_a} and {copy_b}: give two of one kind")
     if not copy_a.is_dir():
         return [(copy_a, copy_b)]
-    named = [{audio_name(path): path for path in list_audio(folder)} for folder in (copy_a, copy_b)]
+    named = [{str(path.relative_to(folder).with_name(audio_name(path))): path for path in list_audio(folder)}
+             for folder in (copy_a, copy_b)]
     names = sorted(named[0].keys() & named[1].keys())
     if not names:
         raise CallError(f"expected files of equal names in {copy_a} and {copy_b}, but there are none: name both copies "
@@ -352,6 +377,9 @@ def build(couples: Sequence[tuple[Path, Path]], output_dir: str | Path) -> list[
             used.append(couple)
             _write_report(couple, partial / "reports" / f"{number}-{couple.name}")
             log.info("%s", _words(couple, found))
+        if missing := {"train", "validation"} - rows.keys():
+            raise UserError("expected copies with music above -60 dBFS for training and validation, but there is none "
+                            f"for {' and '.join(sorted(missing))}: give louder or longer copies")
         for split, found in rows.items():
             write_csv(partial / split / "input" / MANIFEST, found)
             write_dataset(partial / split / "input", {"made_by": "common.data.two_copies", "settings": {"split": split},
