@@ -52,7 +52,7 @@ LEAST_AGREED_SHARE, LEAST_AGREED_SECONDS = 0.2, 16.0
 # Maximum of error_follows_music of copies with noises of their own, and maximum of their agreement (an SNR of 37 dB) up
 # to a frequency that codecs and sample rates keep.
 MAX_FOLLOWING, MAX_AGREEMENT, KEPT_HZ = 0.38, 0.9999, 10_000.0
-# A block that agrees less than this share of the median block is cut with its neighbours: one copy is silent or spliced.
+# A block that agrees less than this share of the median block is cut with its neighbours: silence in one copy, a cut.
 LEAST_RELATIVE_AGREEMENT = 0.5
 # Maximum share of the windows whose delay lies MAX_OFF_SAMPLES or more off the smooth curve: the delays are chance.
 MAX_OFF_SHARE, MAX_OFF_SAMPLES = 0.3, 0.5
