@@ -19,9 +19,9 @@ from common.audio.reading import AudioReader, list_audio, read_audio
 from common.audio.writing import write_audio
 from common.cli import Parser, run
 from common.data import copy_matching
-from common.data.two_copies import LEAST_AGREEMENT, Couple, align, aligned
+from common.data.couple import LEAST_AGREEMENT, Couple, align, aligned
 from common.demo.copies import Distortion, with_noise
-from common.errors import UserError
+from common.errors import CallError, UserError
 
 RATE, EDGE_SECONDS, SECONDS = 44100, 2, 45
 
@@ -85,13 +85,13 @@ def measure(case: Case, song: np.ndarray, rng: np.random.Generator, noises: list
         couple = align(*paths)
     except UserError:
         return {"misaligned": np.nan, "song/error (dB)": np.nan}
-    couple.taps = copy_matching.matching_filter(couple.statistics.of(couple.agreement >= LEAST_AGREEMENT))
+    taps = copy_matching.matching_filter(couple.statistics.of(couple.agreement >= LEAST_AGREEMENT))
     first, last = couple.span[0] + EDGE_SECONDS * RATE, couple.span[1] - EDGE_SECONDS * RATE
     times = np.linspace(first, last, 1000) / RATE
     off = couple.curve(times) - case.distortion.delay(times)
     write_audio(folder / "clean.wav", (full_scale * clean).astype(np.float32), RATE, "FLOAT")
     heard = Couple(paths[0], folder / "clean.wav", RATE, couple.channels, couple.curve, span=couple.span)
-    heard = np.concatenate(list(copy_matching.filtered(aligned(heard), couple.taps)), axis=1)
+    heard = np.concatenate(list(copy_matching.filtered(aligned(heard), taps)), axis=1)
     song = full_scale * (song if couple.channels == len(song) else song.mean(0, keepdims=True))
     song, heard = song[:, first:last], heard[:, first - couple.span[0] :][:, : last - first]
     if case.suffix == ".mp3":
@@ -109,6 +109,9 @@ def main():
     parser.add_argument("--cases", type=int, default=len(CASES), help="number of couples")
     args = parser.parse_args()
     songs = [path for path in list_audio(args.path_songs) if AudioReader(path).seconds >= SECONDS - 1]
+    if not songs:
+        raise CallError(f"expected songs of {SECONDS} s at least in {args.path_songs}, but there is none: choose "
+                        "another folder")
     noises, rows = list_audio(args.path_noises), []
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(CASES[: args.cases]):

@@ -45,10 +45,24 @@ JUMP_COST = 3.0
 # Step 3: (length of the windows, reach of the search) in seconds for each pass; frames of a cross-spectrum.
 PASSES = ((2.0, 4e-3), (2.0, 1e-3), (2.0, 5e-4))
 CROSS_FRAME, CROSS_STEP = 1024, 256
-# Number of half-overlapping Hann frames (a quarter apart) that are worth an independent one.
+# Number of Hann frames, a quarter of their length apart, that are worth an independent one.
 DEPENDENCE = 2.0
 # Least jump of the delay between two windows where the recording was cut: in seconds, beyond so many standard errors.
 JUMP_SECONDS, JUMP_ERRORS = 2e-4, 6.0
+# Passes of the spline's fit. Each leaves out windows further from the spline than so many deviations.
+ROBUST_PASSES, MAX_DEVIATIONS = 4, 4.0
+# Standard errors are at least this, for interpolation costs as much.
+LEAST_ERROR_SECONDS = 0.005 / 44100
+# A fast change of speed shows in windows of this length in seconds, where they are at least so coherent.
+WOW_SECONDS, WOW_COHERENCE = 0.5, 0.5
+
+
+# The delay in seconds at times in A, both (times,).
+Curve = Callable[[np.ndarray], np.ndarray]
+
+
+class UnlikeError(Exception):
+    """Two recordings have nothing in common that could be aligned."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +84,6 @@ def jumps(delays: Delays) -> np.ndarray:
     slopes = np.diff(delays.delay) / steps
     off = np.abs(slopes - median_filter(slopes, 5, mode="nearest")) * steps if len(slopes) else slopes
     return np.flatnonzero(off > JUMP_SECONDS + JUMP_ERRORS * np.hypot(delays.error[1:], delays.error[:-1])) + 1
-
-
-class UnlikeError(Exception):
-    """Two recordings have nothing in common that could be aligned."""
-
-
-Curve = Callable[[np.ndarray], np.ndarray]
 
 
 def level_changes(mono: np.ndarray) -> np.ndarray:
@@ -117,8 +124,8 @@ def candidates(changes_a: np.ndarray, changes_b: np.ndarray) -> np.ndarray:
     return np.array(found).reshape(-1, 3)
 
 
-def best_line(found: np.ndarray) -> tuple[float, float, float]:
-    """The line through candidates that gathers most similarity: delay at 0 s, slope, and the gathered similarity."""
+def best_line(found: np.ndarray) -> tuple[float, float]:
+    """The line through candidates that gathers most similarity: delay in seconds at 0 s, and slope."""
     seconds, delay, similarity = found.T
     first, second = np.triu_indices(len(found), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -127,13 +134,12 @@ def best_line(found: np.ndarray) -> tuple[float, float, float]:
     slopes = np.concatenate([slope[possible], np.zeros(len(found))])
     starts = np.concatenate([(delay[first] - slope * seconds[first])[possible], delay])
     on_line = np.abs(delay - starts[:, None] - slopes[:, None] * seconds) < LINE_SECONDS
-    gathered = (on_line * np.maximum(similarity, 0) ** 2).sum(1)
-    best = int(gathered.argmax())
+    best = int((on_line * np.maximum(similarity, 0) ** 2).sum(1).argmax())
     members = on_line[best]
     if np.ptp(seconds[members]) > 0:
         weights = np.maximum(similarity[members], 0)
         slopes[best], starts[best] = np.polyfit(seconds[members], delay[members], 1, w=weights)
-    return float(starts[best]), float(slopes[best]), float(gathered[best])
+    return float(starts[best]), float(slopes[best])
 
 
 def read_along(mono: np.ndarray, seconds: np.ndarray) -> np.ndarray:
@@ -216,7 +222,7 @@ def _left_delay(own, other, reach_seconds):
     if not weight.any():
         return 0.0, np.inf, 0.0
     unit = weight * cross / (np.abs(cross) + 1e-20)
-    fine = 8
+    fine = 8  # the maximum is looked for between samples
     likelihood = irfft(unit, fine * CROSS_FRAME)
     n = max(1, int(reach_seconds * fine * ANALYSIS_RATE))
     likelihood = np.concatenate([likelihood[-n:], likelihood[: n + 1]])
@@ -229,14 +235,6 @@ def _left_delay(own, other, reach_seconds):
             delay -= (angular * turned.imag).sum() / curvature
     error = np.sqrt(1 / max((angular**2 * weight).sum() * 2 * n_frames, 1e-30))
     return delay, error, float((weight * squared).sum() / weight.sum())
-
-
-# Length of the windows in which a fast change of speed shows, in seconds, and coherence of those that count.
-WOW_SECONDS, WOW_COHERENCE = 0.5, 0.5
-# Passes of a fit that leave out windows whose delay lies further from the curve than this number of deviations.
-ROBUST_PASSES, MAX_DEVIATIONS = 4, 4.0
-# Standard errors are at least this: interpolation and the windows' overlap cost as much.
-LEAST_ERROR_SECONDS = 0.005 / 44100
 
 
 def fit(delays: Delays) -> Curve:
@@ -299,7 +297,7 @@ def follow(a: np.ndarray, b: np.ndarray) -> tuple[Curve, Delays, float]:
     found = candidates(level_changes(a), level_changes(b))
     if not len(found):
         raise UnlikeError
-    start, slope, _ = best_line(found)
+    start, slope = best_line(found)
 
     def line(seconds):
         return start + slope * seconds

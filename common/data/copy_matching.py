@@ -57,13 +57,11 @@ class Statistics:
         """The statistics of chosen blocks."""
         return Statistics(self.sample_rate, self.sums[blocks])
 
-    def coherence(self) -> np.ndarray:
-        """The part of the amplitude that the copies have in common in each block and band, (blocks, bands), 0 to 1."""
-        a, b, cross = np.moveaxis(np.abs(self.sums[:, :3]).sum(2), 1, 0)
-        return cross / np.sqrt(a * b + 1e-30)
-
     def agreement(self, highest_hz: float = np.inf) -> np.ndarray:
-        """The same for all bands up to a frequency together, without the lowest, which holds any offset; (blocks,)."""
+        """The share of the amplitude that the copies have in common in each block, (blocks,), 0 to 1.
+
+        It is that of all bands up to a frequency, without the lowest one, which holds any constant offset.
+        """
         last = np.searchsorted(band_edges(self.sample_rate) * self.sample_rate / N_FFT, highest_hz)
         a, b, cross = np.abs(self.sums[:, :3, :, 1:last]).sum((2, 3)).T
         return cross / np.sqrt(a * b + 1e-30)
