@@ -53,8 +53,8 @@ def _parser():
     add("--bits", choices=SUBTYPES, help="bits per sample of wav, flac and aiff files (the input's if not given)")
     add("--device", choices=DEVICES, default="auto", help="device that computes; auto uses a GPU if there is one")
     add("--precision", choices=PRECISIONS, default="auto", help="number format of the network; auto is the fastest")
-    add("--force", action="store_true", help="denoise finished files again, and overwrite other files beside the "
-        "inputs")
+    add("--force", action="store_true", help="with an output folder: denoise finished files again, and write over "
+        "other files that lie beside the inputs")
     add("--verbose", action="store_true", help="show where in the program a file failed")
     return parser
 

@@ -91,6 +91,7 @@ def model_for(name: str, device: str = "auto", precision: str = "auto", confiden
                         "common.training classify")
 
     def fitting_model(path):
+        """The model whose weights fit the noise in a file."""
         windows = list(probe_windows(path, mixed.stft.sample_rate))
         if not windows:
             raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")

@@ -7,6 +7,7 @@ import functools
 import glob
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -191,7 +192,8 @@ def run_jobs(jobs: Sequence[Job], settings: dict, force: bool, denoise: Callable
     """Run every job that is not finished; a file that fails does not stop the others.
 
     A job is finished if the output folder's records hold the same source and `settings` (plain values), unless
-    `force`. `denoise` returns the report of denoise_file. Raises UserError at the end if files failed, and names them.
+    `force`. `denoise` returns the report of denoise_file. Raises UserError at the end if files failed, and names them;
+    with the reason if there is one job.
     """
     failed, skipped = [], 0
     for number, job in enumerate(jobs, 1):
@@ -209,8 +211,10 @@ def run_jobs(jobs: Sequence[Job], settings: dict, force: bool, denoise: Callable
         except Exception as error:  # one bad file must not stop the others
             reason = str(error) if isinstance(error, UserError) else (
                 f"expected to denoise {job.source}, but {type(error).__name__}: {error}: --verbose shows where")
-            log.error("failed: %s", " ".join(reason.split()))
             log.debug("%s", job.source, exc_info=True)
+            if len(jobs) == 1:
+                raise UserError(reason) from error
+            log.error("failed: %s", " ".join(reason.split()))
             failed.append(job.source)
     if skipped:
         log.info("%d of %d were finished before with these settings and stay as they are; --force makes them again",
@@ -238,6 +242,7 @@ def _run(job, settings, denoise):
     if recorded:
         record(job.outputs, settings)
     log.info("%s: %.1f s of audio in %.1f s; %s%s", job.target, report["seconds"], time.monotonic() - started,
-             removed_words(report["removed_db"]), "" if job.residual else " (--residual writes it too)")
+             removed_words(report["removed_db"]),
+             "" if job.residual or not math.isfinite(report["removed_db"]) else " (--residual writes it too)")
     if report["peak"] > 1:
         log.warning("%s", peak_words(report))

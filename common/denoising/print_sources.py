@@ -45,8 +45,8 @@ def _span(given):
     try:
         start, end = map(_seconds, given.split("-")) if isinstance(given, str) else map(float, given)
     except (TypeError, ValueError) as error:
-        raise CallError(f"expected times of a noise print as 0:00-0:02.5 or 62-65.5, a pair of seconds, or {FIND} "
-                        f"alone, got {given!r}: give a moment of noise without music") from error
+        raise CallError(f"expected times of a noise print as 0:00-0:02.5 or 62-65.5, a pair of seconds, or "
+                        f"{FIND}, got {given!r}: give a moment of noise without music") from error
     if not 0 <= start < end < math.inf:
         raise CallError(f"expected a noise print that begins at 0 or later and ends after that, got {given!r}: give "
                         "its start and its end")
@@ -91,7 +91,9 @@ def print_source(given: Source) -> tuple[Span, ...] | Path | str | None:
         return Path(given)
     if not isinstance(given, Iterable) or not (given := list(given)):
         raise CallError(f"expected a noise print as times, a file or {FIND}, got {given!r}: give one of them")
-    if isinstance(given[0], str) and given == [FIND]:
+    if any(isinstance(part, str) and part == FIND for part in given):
+        if len(given) > 1:
+            raise CallError(f"expected {FIND} alone or the times of a noise print, got both: leave one out")
         return FIND
     spans = _union(map(_span, [given] if all(isinstance(part, Real) for part in given) else given))
     _check_length(sum(end - start for start, end in spans), _words(spans))
