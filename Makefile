@@ -11,18 +11,22 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 # Without an NVIDIA GPU, PyTorch's build for processors, which is a sixth of the size.
 INDEX := $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 
+CHECK := $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+	{ echo "error: expected Python >= 3.10, got $$($(PYTHON) --version): call make PYTHON=python3.11"; exit 2; }
+
 .PHONY: listen demo app test lint setup
 setup: $(READY)
 
 listen:
+	@$(CHECK)
+	@echo "setting up .venv-listen: 0.3 GB on disk, about a minute"
 	@$(PYTHON) -m venv .venv-listen && .venv-listen/bin/python $(INSTALL) -e .
 	@echo "denoise a song, from any directory: $(CURDIR)/.venv-listen/bin/song-denoise song.mp3"
 
 # Repeated only when the requirements change.
 $(READY): requirements.txt $(wildcard requirements/*.txt)
 	@echo "setting up $(VENV): 2 GB on disk, or 6 GB with a GPU; a few minutes"
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
-		{ echo "error: expected Python >= 3.10, got $$($(PYTHON) --version): call make PYTHON=python3.11"; exit 2; }
+	@$(CHECK)
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python $(INSTALL) $(INDEX) "$$(grep '^torch[<>=]' requirements/work.txt)"
 	@$(VENV)/bin/python $(INSTALL) -r requirements.txt || { \

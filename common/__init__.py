@@ -4,8 +4,6 @@ Imports go one way: audio, network, denoising, data, evaluation, training, noteb
 and the modules beside this file (errors, files, the command line), no others.
 """
 
-import sys
+from common import missing_packages
 
-from common.missing_packages import explain
-
-sys.excepthook = explain
+missing_packages.install()

@@ -4,13 +4,30 @@ Scripts import packages before any function of theirs runs, so that only the hoo
 """
 
 import sys
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def explain(kind: type[BaseException], error: BaseException, traceback) -> None:
-    """Show an uncaught exception; in one line if it says that a package of others is not installed."""
-    package = (getattr(error, "name", None) or "common").partition(".")[0]
-    if isinstance(error, ModuleNotFoundError) and package != "common":
-        print(f"error: expected the package {package}, but it is not installed: pip install -r requirements.txt "
-              "installs all", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)
+def install() -> None:
+    """Put the sentence before the present hook for uncaught exceptions."""
+    earlier = sys.excepthook
+
+    def explain(kind, error, trace):
+        if package := _missing(error, trace):
+            print(f"error: expected the package {package}, but it is not installed: pip install -r requirements.txt "
+                  "installs all", file=sys.stderr)
+        else:
+            earlier(kind, error, trace)
+    sys.excepthook = explain
+
+
+def _missing(error, trace):
+    """The package of others that a module of this repository wanted to import in vain, or None."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    files = [Path(frame.filename) for frame in traceback.extract_tb(trace) if not frame.filename.startswith("<")]
+    ours = files and files[-1].is_relative_to(ROOT) and "site-packages" not in files[-1].parts
+    package = error.name.partition(".")[0]
+    return package if ours and not (ROOT / package).is_dir() else None
