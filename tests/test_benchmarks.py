@@ -6,6 +6,9 @@ import shutil
 import pandas as pd
 import pytest
 
+from common.audio.writing import write_audio
+from common.demo import synth
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the plain variant calls ffmpeg")
@@ -81,3 +84,19 @@ def test_samples(call, tmp_path):
     gains = [float(after) - float(before) for before, after in found]
     assert len(gains) == 3 and gains[0] > 3 and min(gains) > -1
     assert len(list((tmp_path / "out").glob("*.wav"))) == 9 and len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.slow
+def test_bandwidth(call, corpus):
+    done = call("-m", "benchmarks.bandwidth", "--path-songs", corpus[0], "--songs", 1)
+    rows = re.findall(r"^(\d+) +([-\d.]+) +([-\d.]+) +([-\d.]+)$", done.stdout, re.M)
+    assert [int(row[0]) for row in rows] == [16000, 20000, 22050]
+    assert all(float(gain) > 0 for gain in rows[-1][1:])
+
+
+@pytest.mark.slow
+def test_two_copies(call, corpus, tmp_path):
+    write_audio(tmp_path / "song.wav", sum(synth.song(4, 45).values()), synth.SAMPLE_RATE)
+    done = call("-m", "benchmarks.two_copies", "--path-songs", tmp_path, "--path-noises", corpus[1], "--cases", 1)
+    misaligned, song_over_error = map(float, done.stdout.split()[-2:])
+    assert misaligned < 0.1 and song_over_error > 30
