@@ -83,8 +83,12 @@ def desks(corpus, pool_folder, model, tmp_path_factory):
     def desk(document):
         if document not in made:
             folder = made[document] = tmp_path_factory.mktemp("desk")
-            for name, source in zip(("songs", "noises", "pool"), (*corpus, pool_folder), strict=True):
-                (folder / name).symlink_to(source)
+            (folder / "noises").symlink_to(corpus[1])
+            (folder / "pool").symlink_to(pool_folder)
+            for split in ("train", "validation", "test"):
+                song = min((corpus[0] / split).iterdir())
+                (folder / "songs" / split).mkdir(parents=True)
+                (folder / "songs" / split / song.name).symlink_to(song)
             (folder / "tapes" / "1").mkdir(parents=True)
             make_copies(folder, 24)  # tape_a.flac and tape_b.flac
             for name in ("song.mp3", "song.wav", "noisy.flac", "tapes/1/a.mp3"):
