@@ -8,8 +8,8 @@ grow with it. The music's power follows from the cross-spectrum C of B and A, an
     |G|^2 = cov(|B|^2, C) / cov(|A|^2, C),    arg G = arg mean(C).
 
 This is the estimator of errors in variables with C as the instrument (Fuller 1987). Its error in each band is measured
-with the jackknife (Efron 1982), and the gains of all bands are smoothed by Whittaker's method (Whittaker 1923), in
-which a band counts the less the larger its error is.
+with the jackknife (Efron 1982), and gains and phases of all bands are smoothed by Whittaker's method (Whittaker 1923),
+in which a band counts the less the larger its error is.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,9 +29,10 @@ LOWEST_HZ, BANDS_PER_OCTAVE = 40.0, 3
 N_TAPS = 2047
 # Least power of a band in a block, relative to its mean, where logarithms are taken.
 LEAST_POWER = 0.03
-# Groups of blocks of the jackknife, and deviation that is expected of the gains' second differences (nepers).
+# Groups of blocks of the jackknife, and deviation that is expected of the second differences from band to band, of the
+# logarithm of a gain (nepers) and of its phase (radians).
 N_GROUPS, BEND = 16, 0.02
-# Variance of the logarithm of an unknown gain.
+# Variance of what is not known of a band.
 UNKNOWN = 10.0
 
 
@@ -73,10 +74,10 @@ class Statistics:
         which the copies agree somewhere. Noises of their own do not care about the music: at most 0.28 in trials. The
         errors of a codec, or of an alignment that failed, are a part of the music: at least 0.48 in trials.
         """
-        gains, phases = _responses(self.sums)
+        response = _responses(self.sums)
         power_a, power_b, cross = np.moveaxis(self.sums[:, :3], 1, 0)
-        shared = (cross * phases).real * gains
-        own = (power_a.real + power_b.real * gains**2 - 2 * shared).sum(1)  # the power of A - B
+        shared = (cross * response).real
+        own = (power_a.real + power_b.real * np.abs(response) ** 2 - 2 * shared).sum(1)  # the power of A - B
         shared = shared.sum(1)
         bands = (shared > 2 * own).any(0)
         shared, own = shared[:, bands], own[:, bands]
@@ -103,23 +104,22 @@ def matching_filter(statistics: Statistics) -> np.ndarray:
     middles = np.log2(np.sqrt(np.maximum(edges[:-1], 1) * (edges[1:] - 0.5)))
     bins = np.clip(np.log2(np.maximum(np.arange(edges[-1]), 0.5)), middles[0], middles[-1])
     taps = []
-    for gains, phases in zip(*_responses(statistics.sums), strict=True):
-        polarity = np.sign(phases.real.sum())
+    for response in _responses(statistics.sums):
+        polarity = np.sign(response.real.sum())
         log_gain, angle = (PchipInterpolator(middles, values)(bins)
-                           for values in (np.log(gains), np.angle(phases * polarity)))
+                           for values in (np.log(np.abs(response)), np.angle(polarity * response)))
         impulse = np.roll(np.fft.irfft(polarity * np.exp(log_gain + 1j * angle), N_FFT), N_TAPS // 2)[:N_TAPS]
         taps.append(impulse * np.hanning(N_TAPS + 2)[1:-1])
     return np.array(taps)
 
 
 def _responses(sums):
-    """The gains and the unit phases, (channels, bands) each, that make B's music like A's; sums as in Statistics."""
-    gains = np.exp([_smooth(*_log_gains(sums[:, :, channel])) for channel in range(sums.shape[2])])
-    return gains, np.exp(-1j * np.angle(sums[:, 2].sum(0)))
+    """What makes B's music like A's, complex gains (channels, bands); sums as in Statistics."""
+    return np.stack([_response(sums[:, :, channel]) for channel in range(sums.shape[2])])
 
 
-def _log_gains(sums):
-    """The logarithm of the filter's gain in each band, and its variance, both (bands,); sums: (blocks, 5, bands)."""
+def _response(sums):
+    """The complex gain in each band of one channel, (bands,); sums: (blocks, 5, bands)."""
     groups = np.array_split(np.arange(len(sums)), min(N_GROUPS, len(sums)))
     totals = np.stack([sums[group].sum(0) for group in groups])
     counts = np.array([len(group) for group in groups]) * BLOCK_FRAMES
@@ -130,9 +130,11 @@ def _log_gains(sums):
     grown_a, grown_b = (((both - power * cross) * phase).real for both, power in
                         ((a_cross, power_a), (b_cross, power_b)))
     known = ((grown_a > 0) & (grown_b > 0)).all(0)
-    gains = np.log(np.where(known, grown_a, 1) / np.where(known, grown_b, 1)) / 2
-    variance = (len(groups) - 1) * gains[1:].var(0)
-    return gains[0], np.where(known, variance + 1e-6, UNKNOWN)
+    log_gains = np.log(np.where(known, grown_a, 1) / np.where(known, grown_b, 1)) / 2
+    polarity = np.sign(cross[0].real.sum())
+    log_gain, angle = (_smooth(values[0], np.where(known, (len(groups) - 1) * values[1:].var(0) + 1e-6, UNKNOWN))
+                       for values in (log_gains, np.angle(polarity * phase)))
+    return polarity * np.exp(log_gain + 1j * angle)
 
 
 def _smooth(values, variances):
@@ -145,10 +147,11 @@ def spectra(statistics: Statistics) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     """Middles of the bands in Hz, and the powers of what the copies share, of A alone and of B alone at A's level."""
     edges = band_edges(statistics.sample_rate)
     hertz = np.sqrt(np.maximum(edges[:-1], 1) * edges[1:]) * statistics.sample_rate / N_FFT
-    gains, phases = _responses(statistics.sums)
+    response = _responses(statistics.sums)
     power_a, power_b, cross = statistics.sums[:, :3].sum(0)
-    shared = np.maximum((cross * phases).real * gains, 0)
-    powers = shared, np.maximum(power_a.real - shared, 0), np.maximum(power_b.real * gains**2 - shared, 0)
+    shared = np.maximum((cross * response).real, 0)
+    powers = shared, np.maximum(power_a.real - shared, 0), np.maximum(
+        power_b.real * np.abs(response) ** 2 - shared, 0)
     return hertz, *(power.sum(0) / np.diff(edges) for power in powers)
 
 
