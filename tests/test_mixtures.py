@@ -43,7 +43,8 @@ def pool():
 
 
 def source(pool, **settings):
-    return MixtureSource(pool, MixtureSettings(**({"song_speed": (1, 1), "noise_speed": (1, 1)} | settings)))
+    plain = {"song_speed": (1, 1), "noise_speed": (1, 1), "lowpass_share": 0}
+    return MixtureSource(pool, MixtureSettings(**plain | settings))
 
 
 def test_rows_are_decided_alone(pool):
@@ -92,7 +93,7 @@ def test_a_print_is_the_inputs_noise_elsewhere(pool, noise):
     """P1: the same clip at the same level, and no sample of it in the mixture."""
     made = source(pool, noise=noise, target_noise="rain", print_share=1.0, print_seconds=(0.3, 0.3))
     for row in range(20):
-        _, noisy, _, heard = made._draw(0, 0, row, 5000)
+        _, noisy, _, heard, _ = made._draw(0, 0, row, 5000)
         assert heard is not None and (heard.label, heard.gain, heard.speed) == (noisy.label, noisy.gain, noisy.speed)
         if noise == "siren":
             places = [set(range(p.begin, p.begin + p.length)) for p in (noisy, heard)]
@@ -114,6 +115,31 @@ def test_prints_come_for_a_share_of_the_rows_and_change_no_mixture(pool):
         given = made.prints(0, 3, range(60), 3000).abs().amax(1) > 0
         assert float(given.float().mean()) == pytest.approx(share, abs=0.15)
     assert all(torch.equal(batches[0.0], other) for other in batches.values())
+
+
+def test_pairs_without_a_top_band_are_low_passed_wholly_and_change_no_others(pool):
+    """Input, target and print of a row end at one frequency; below it nothing changes."""
+    settings = {"noise": "white", "target_noise": "hiss", "print_share": 1.0, "lowpass_hz": (9000, 9000)}
+    n = SAMPLE_RATE
+    whole, low_passed = ([*made.batch(0, 3, range(60), n), made.prints(0, 3, range(60), n)] for made in
+                         (source(pool, **settings, lowpass_share=share) for share in (0.0, 0.4)))
+    cut = np.array([not torch.equal(a, b) for a, b in zip(whole[0], low_passed[0], strict=True)])
+    assert cut.mean() == pytest.approx(0.4, abs=0.15)
+    for before, after in zip(whole, low_passed, strict=True):
+        assert torch.equal(before[~cut], after[~cut])
+        hz = np.fft.rfftfreq(before.shape[1], 1 / SAMPLE_RATE)
+        ratio_db = 20 * np.log10(np.abs(np.fft.rfft(after[cut]) / np.fft.rfft(before[cut])).mean(0))
+        assert np.abs(ratio_db[(hz > 100) & (hz < 8000)]).max() < 0.1
+        assert ratio_db[hz > 9100].max() < -55
+
+
+@pytest.mark.parametrize("wrong, said", [({"lowpass_share": 1.5}, "lowpass_share from 0 to 1, got 1.5"),
+                                         ({"lowpass_hz": (9000, 8000)}, "LOW <= HIGH, .* got 9000 8000"),
+                                         ({"lowpass_hz": (0, 8000)}, "frequencies above 0, got 0 8000"),
+                                         ({"song_speed": (0, 1)}, "speeds .* above 0, got 0 1")])
+def test_wrong_settings_are_refused(wrong, said):
+    with pytest.raises(CallError, match=said):
+        MixtureSettings(**wrong)
 
 
 def test_a_clip_that_is_too_short_gives_no_print(pool):

@@ -6,7 +6,7 @@ batch. The draws are made on the host; the samples are gathered and mixed on the
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,9 @@ QUIET, MAX_DRAWS = 1e-3, 10
 PRINT_SHARE_OF_CLIP = 1 / 3
 # Taps of the interpolating sinc on either side.
 HALF_TAPS = 4
+# Ranges of the transition band of a low-pass filter, as a share of its end, and of its stop band, in dB: those of
+# lossy codecs and of sample rate converters.
+TRANSITION, STOP_BAND_DB = (0.005, 0.1), (-120.0, -60.0)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class MixtureSettings:
     (MIXED_NOISES). The two recorded noises of a pair share neither label nor recording. snr_db: of a clip's whole level
     against the song's. target_snr_offset_db: None draws the target's SNR from snr_db too (common.training.losses
     compares both). A noise print is another stretch of the input's noise at the same level. The speed of a noise also
-    moves up the band of recordings with low sample rates.
+    moves up the band of recordings with low sample rates. A low-pass filter takes the top band of input, target and
+    print alike, as a lossy codec takes it of a whole recording.
     """
 
     noise: str = setting(
@@ -67,15 +71,20 @@ class MixtureSettings:
     print_seconds: tuple[float, float] = setting((0.5, 2.0), "range of the length of a noise print, in seconds")
     song_speed: tuple[float, float] = setting((0.94, 1.06), "range of the factor by which songs are played faster")
     noise_speed: tuple[float, float] = setting((0.8, 2.0), "range of the factor by which noises are played faster")
+    lowpass_share: float = setting(
+        0.3, "share of the pairs that have no top band, as after a lossy codec, 0 to 1")
+    lowpass_hz: tuple[float, float] = setting((7000.0, 21000.0), "range of the highest frequency of these pairs, in Hz")
     clean_target: bool = setting(False, "use the clean song as the target (Noise2Clean), for comparison")
 
     def __post_init__(self):
-        for name in ("snr_db", "target_snr_offset_db", "print_seconds", "song_speed", "noise_speed"):
+        for name in ("snr_db", "target_snr_offset_db", "print_seconds", "song_speed", "noise_speed", "lowpass_hz"):
             low, high = getattr(self, name) or (0, 0)
-            if low > high or ("speed" in name and low <= 0):
-                raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds above 0, got {low:g} {high:g}")
-        if not 0 <= self.print_share <= 1:
-            raise CallError(f"expected a print_share from 0 to 1, got {self.print_share}")
+            if low > high or (name in ("song_speed", "noise_speed", "lowpass_hz") and low <= 0):
+                raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds and frequencies above 0, got "
+                                f"{low:g} {high:g}")
+        for name in ("print_share", "lowpass_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise CallError(f"expected a {name} from 0 to 1, got {getattr(self, name)}")
         if self.print_seconds[0] < LEAST_PRINT_SECONDS:
             raise CallError(f"expected print_seconds of at least {LEAST_PRINT_SECONDS}, got {self.print_seconds[0]:g}")
 
@@ -137,6 +146,15 @@ class _Part:
         return replace(self, begin=begin, length=left, offset=0)
 
 
+@dataclass(frozen=True)
+class _LowPass:
+    """The gain of a filter falls from 1 to `floor` over the last `width_hz` below `end_hz`."""
+
+    end_hz: float
+    width_hz: float
+    floor: float
+
+
 class MixtureSource:
     """Batches of mixtures of one split of a pool."""
 
@@ -171,21 +189,24 @@ class MixtureSource:
         """Return inputs and targets of these rows, each (len(rows), n_samples) float32, on the pool's device."""
         drawn = [self._draw(seed, step, row, n_samples) for row in rows]
         song, first, second = (self._render([parts[k] for parts in drawn], n_samples) for k in range(3))
-        return song + first, song if self.clean_target else song + second
+        noisy, target = song + first, song if self.clean_target else song + second
+        filters = [parts[4] for parts in drawn]
+        return _low_passed(noisy, filters), _low_passed(target, filters)
 
     def prints(self, seed: int, step: int, rows: range, n_samples: int) -> torch.Tensor:
         """Return the noise prints of batch()'s inputs, (len(rows), samples) float32; zeros for a row without one."""
         low, high = self.mixture.print_seconds
         n_print = int(SAMPLE_RATE * stream(seed, f"{self.split} print length", step).uniform(low, high))
-        return self._render([self._draw(seed, step, row, n_samples)[3] for row in rows], n_print)
+        drawn = [self._draw(seed, step, row, n_samples) for row in rows]
+        return _low_passed(self._render([parts[3] for parts in drawn], n_print), [parts[4] for parts in drawn])
 
     def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
         """Return the names of song, input noise and target noise of each row."""
-        return [f"{song.name} + {first.name} / {second.name}" for song, first, second, _ in
+        return [f"{song.name} + {first.name} / {second.name}" for song, first, second, *_ in
                 (self._draw(seed, step, row, n_samples) for row in rows)]
 
     def _draw(self, seed, step, row, n_samples):
-        """Draw song, input noise and target noise, and the input noise's print or None."""
+        """Draw song, input noise and target noise, the input noise's print or None, and the low-pass filter or None."""
         rng = stream(seed, f"{self.split} mixtures", step, row)
         song = self._draw_song(rng, n_samples)
         snr_db = rng.uniform(*self.mixture.snr_db)
@@ -193,7 +214,14 @@ class MixtureSource:
         offset_db = self.mixture.target_snr_offset_db
         snr_db = snr_db + rng.uniform(*offset_db) if offset_db else rng.uniform(*self.mixture.snr_db)
         second = self._draw_noise(rng, self._shares[1], snr_db, n_samples, first)
-        return song, first, second, first.print(n_samples) if rng.random() < self.mixture.print_share else None
+        heard = first.print(n_samples) if rng.random() < self.mixture.print_share else None
+        return song, first, second, heard, self._draw_low_pass(rng)
+
+    def _draw_low_pass(self, rng):
+        if rng.random() >= self.mixture.lowpass_share:
+            return None
+        end_hz = rng.uniform(*self.mixture.lowpass_hz)
+        return _LowPass(end_hz, end_hz * rng.uniform(*TRANSITION), 10 ** (rng.uniform(*STOP_BAND_DB) / 20))
 
     def _draw_song(self, rng, n_samples):
         """Draw a crop, at an RMS of 1 for the whole clip. All songs are equally likely, long or short."""
@@ -262,6 +290,24 @@ class MixtureSource:
 def _to(tensor, device):
     """Move a tensor to the device without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _low_passed(audio, filters):
+    """Filter the rows of (rows, samples) in place, each with its _LowPass or None, and return them.
+
+    The filters have no delay and take a crop as one period of a sound.
+    """
+    rows = [i for i, low_pass in enumerate(filters) if low_pass]
+    if rows:
+        n_samples = audio.shape[1]
+        settings = torch.tensor([astuple(filters[i]) for i in rows], dtype=torch.float32)
+        end_hz, width_hz, floor = _to(settings, audio.device).T[..., None]
+        frequency = torch.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE, device=audio.device)
+        kept = ((end_hz - frequency) / width_hz).clamp_(0, 1)
+        gain = floor + (1 - floor) * (0.5 - 0.5 * torch.cos(math.pi * kept))
+        where = _to(torch.tensor(rows), audio.device)
+        audio.index_copy_(0, where, torch.fft.irfft(torch.fft.rfft(audio[where]) * gain, n_samples))
+    return audio
 
 
 def _interpolate(samples, start, length, first, speed, n, n_read):
