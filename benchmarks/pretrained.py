@@ -103,7 +103,10 @@ def main():
     figures.improvement_panels(rows, OWN).savefig(args.output / "improvement_panels.png", dpi=80)
     for noise, method in ((WHITE, OWN), (MIXED, OWN)):
         plots.snr_distributions(rows[rows.noise == noise], method).savefig(args.output / f"snr_{noise}.png", dpi=80)
-    figures.trade_offs({name: info["confidence"] for name, (_, info) in loaded.items()}).savefig(
+    curves = {name: info["confidence"] for name, (_, info) in loaded.items()}
+    curves |= {name + WITH_PRINT: info["print_confidence"] for name, (_, info) in loaded.items()
+               if "print_confidence" in info}
+    figures.trade_offs(curves).savefig(
         args.output / "trade_offs.png", dpi=80)
     print(f"{format_summary(summary)}\n\n{table.to_string()}\n\nmanifest {manifest_sha256(pairs)[:8]}, "
           f"precision {args.precision}")

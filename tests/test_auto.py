@@ -75,7 +75,7 @@ def pretrained(tmp_path, monkeypatch, model, noise_pool):
     monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
     classifier = fit_classifier(model, noise_pool, 4)
-    save_weights(Denoiser(model.network, model.stft, None, classifier), tmp_path / "weights" / "mixed.pth", {})
+    save_weights(Denoiser(model.network, model.stft, classifier=classifier), tmp_path / "weights" / "mixed.pth", {})
     save_weights(model, tmp_path / "weights" / "class8.pth", {})
     return classifier
 

@@ -58,7 +58,7 @@ def test_files_that_are_no_weights_get_one_sentence(tmp_path, content, message):
 @pytest.mark.parametrize("confidence", [torch.ones(3), [1.0], "all", {"weight": torch.ones(50)}])
 def test_a_confidence_of_another_form_gets_one_sentence(model, tmp_path, confidence):
     torch.save(checkpoints.weights_content(model, {}) | {"confidence": confidence}, tmp_path / "m.pth")
-    with pytest.raises(UserError, match="expected a confidence of 50 features"):
+    with pytest.raises(UserError, match="expected a confidence of the shapes"):
         load_weights(tmp_path / "m.pth")
 
 

@@ -3,8 +3,20 @@ import pytest
 import torch
 
 from common.denoising.files import denoise
+from common.errors import UserError
 from common.network.checkpoints import load_weights, save_weights
-from common.network.confidence import WINDOW_SAMPLES, Confidence, band_edges, band_features, scale_by_confidence
+from common.network.confidence import (
+    N_FEATURES,
+    N_FEATURES_WITH_PRINT,
+    WINDOW_SAMPLES,
+    Confidence,
+    band_edges,
+    band_features,
+    band_powers,
+    band_sums,
+    confidence_features,
+    scale_by_confidence,
+)
 from common.network.dcunet import LITERATURE, PLANS
 from common.network.inference import inference_form
 from common.network.model import Denoiser
@@ -20,15 +32,22 @@ from common.training.confidence_fit import (
 )
 
 
-def constant(logit, n=50):
+def constant(logit, n=N_FEATURES, n_bands=25):
     """A confidence that is the same everywhere."""
-    return Confidence(np.zeros(n, "f"), np.ones(n, "f"), np.zeros(n, "f"), np.float32(logit))
+    return Confidence(np.zeros(n, "f"), np.ones(n, "f"), np.zeros(n, "f"), np.full(n_bands, logit, "f"))
+
+
+def of_window(logit=0.3):
+    """One confidence for all bands of a window, as in older weights files."""
+    weight = np.random.default_rng(2).standard_normal(50).astype(np.float32)
+    return Confidence(np.full(50, -8, "f"), np.full(50, 3, "f"), weight, np.float32(logit))
 
 
 @pytest.fixture
 def varying():
-    weight = np.random.default_rng(2).standard_normal(50).astype(np.float32)
-    return Confidence(np.full(50, -8, "f"), np.full(50, 3, "f"), weight, np.float32(0.3))
+    rng, n = np.random.default_rng(2), N_FEATURES
+    return Confidence(np.full(n, -6, "f"), np.full(n, 3, "f"), rng.standard_normal(n).astype("f"),
+                      rng.standard_normal(25).astype("f"))
 
 
 def test_bands_cover_all_bins_once():
@@ -50,22 +69,54 @@ def test_features_do_not_know_the_level_and_are_finite_for_silence(rng):
     np.testing.assert_allclose(powers[:, 25:].sum(1), 0.09, atol=5e-3)
 
 
-@pytest.mark.parametrize("n", [1, 1000, WINDOW_SAMPLES - 1, WINDOW_SAMPLES, WINDOW_SAMPLES + 1, 3 * WINDOW_SAMPLES // 2,
-                               3 * WINDOW_SAMPLES // 2 + 1, 3 * WINDOW_SAMPLES + 7])
-def test_how_a_stream_is_cut_changes_nothing(varying, rng, n):
+def test_features_of_bands_do_not_know_the_level_and_tell_a_print_below_the_estimate(rng):
+    sound, noise, heard = rng.uniform(1, 2, (3, 2, 25))
+    for given in (None, heard):
+        features = confidence_features(sound, noise, given)
+        assert features.shape == (2, 25, N_FEATURES if given is None else N_FEATURES_WITH_PRINT)
+        louder = confidence_features(100 * sound, 100 * noise, given if given is None else 100 * given)
+        np.testing.assert_allclose(louder, features, atol=1e-6)
+        assert np.isfinite(confidence_features(0 * sound, 0 * noise, given)).all()
+    assert np.allclose(confidence_features(sound, noise, 2 * noise)[..., -1], 0, atol=1e-9)
+    np.testing.assert_allclose(confidence_features(sound, noise, noise / 4)[..., -1], -np.log(4), atol=1e-4)
+
+
+LENGTHS = (1, 1000, WINDOW_SAMPLES - 1, WINDOW_SAMPLES, WINDOW_SAMPLES + 1, 3 * WINDOW_SAMPLES // 2,
+           3 * WINDOW_SAMPLES // 2 + 1, 3 * WINDOW_SAMPLES + 7)
+
+
+@pytest.mark.parametrize("kind, n", [*(("bands", n) for n in LENGTHS), ("window", LENGTHS[-1]), ("print", LENGTHS[-1])])
+def test_how_a_stream_is_cut_changes_nothing(varying, rng, n, kind):
     noisy, noise = (rng.standard_normal((2, n)).astype(np.float32) for _ in range(2))
     noise *= np.linspace(0.01, 1, n, dtype=np.float32)
-    both = np.stack([noisy, noise])
-    whole = np.concatenate(list(scale_by_confidence(varying, STFT(), [both])), 1)
+    both, heard = np.stack([noisy, noise]), rng.uniform(0, 1, (2, 1025)) if kind == "print" else None
+    confidence = {"bands": varying, "window": of_window(), "print": constant(-1, N_FEATURES_WITH_PRINT)}[kind]
+    whole = np.concatenate(list(scale_by_confidence(confidence, STFT(), [both], heard)), 1)
     pieces = [both[..., k : k + 77_777] for k in range(0, n, 77_777)]
-    parts = np.concatenate(list(scale_by_confidence(varying, STFT(), pieces)), 1)
+    parts = np.concatenate(list(scale_by_confidence(confidence, STFT(), pieces, heard)), 1)
     assert whole.shape == noise.shape and np.array_equal(whole, parts)
-    ratio = whole[0] / noise[0]
-    assert ratio.min() > 0 and ratio.max() < 1
-    if n == WINDOW_SAMPLES:
-        np.testing.assert_allclose(ratio, varying(band_features(noisy, noise, STFT())).mean(), rtol=1e-4)
-    if n > 2 * WINDOW_SAMPLES:  # it moves, without jumps
-        assert np.ptp(ratio) > 0.01 and np.abs(np.diff(ratio)).max() < 1e-4
+    if kind == "window":
+        loud = np.abs(noise[0]) > 0.01
+        ratio = whole[0][loud] / noise[0][loud]
+        assert ratio.min() > 0 and ratio.max() < 1 and np.ptp(ratio) > 0.01  # it moves, between 0 and 1
+    if kind == "bands" and n == WINDOW_SAMPLES:
+        gains = varying.of(noisy, noise, STFT()).mean(0)
+        kept = np.sqrt(band_powers(whole, STFT()).mean(-1).sum(0) / band_powers(noise, STFT()).mean(-1).sum(0))
+        np.testing.assert_allclose(kept[8:], gains[8:], rtol=0.1)  # the lowest bands are one bin wide and run together
+
+
+def test_a_print_decides_by_bands(rng):
+    """The part of an estimate that is far louder than the print is kept in the sound."""
+    weight = np.array([0, 0, 0, 0, 0, 30], "f")
+    confidence = Confidence(np.zeros(6, "f"), np.ones(6, "f"), weight, np.full(25, 6, "f"))
+    noise = rng.standard_normal((1, WINDOW_SAMPLES)).astype(np.float32)
+    power = np.abs(STFT().frames(noise)).__pow__(2).mean(-1)
+    power[:, 600:] *= 0.01
+    scaled = np.concatenate(list(scale_by_confidence(confidence, STFT(), [np.stack([2 * noise, noise])], power)), 1)
+    share = np.sqrt(band_sums(np.abs(STFT().forward(scaled))**2).mean(-1) / band_sums(
+        np.abs(STFT().forward(noise))**2).mean(-1))[0]
+    edges = band_edges(1025)
+    assert share[edges[1:] < 590].min() > 0.95 and share[edges[:-1] > 610].max() < 0.05
 
 
 def test_the_noise_is_scaled_in_every_form_of_the_network(model, rng):
@@ -83,10 +134,14 @@ def test_the_noise_is_scaled_in_every_form_of_the_network(model, rng):
         assert np.abs(removed["unsure", precision]).max() < 1e-6
 
 
-def test_confidence_travels_with_the_weights(model, varying, tmp_path):
-    save_weights(Denoiser(model.network, model.stft, varying), tmp_path / "m.pth", {}, half=True)
-    loaded = load_weights(tmp_path / "m.pth")[0].confidence
-    assert all(np.array_equal(a, b) for a, b in zip(vars(loaded).values(), vars(varying).values(), strict=True))
+@pytest.mark.parametrize("old", [False, True])
+def test_confidences_travel_with_the_weights(model, varying, tmp_path, old):
+    kept = {"confidence": of_window() if old else varying, "print_confidence": constant(1, N_FEATURES_WITH_PRINT)}
+    save_weights(Denoiser(model.network, model.stft, **kept), tmp_path / "m.pth", {}, half=True)
+    loaded = load_weights(tmp_path / "m.pth")[0]
+    for name, values in kept.items():
+        assert all(np.array_equal(a, b) for a, b in zip(vars(getattr(loaded, name)).values(), vars(values).values(),
+                                                        strict=True))
     save_weights(model, tmp_path / "m.pth", {})
     assert load_weights(tmp_path / "m.pth")[0].confidence is None
 
@@ -108,6 +163,10 @@ class TakesHigh(torch.nn.Module):
 
 class Pairs:
     """Low tones with noise above them, where the network is right, or bright songs with low noise, where it harms."""
+
+    def prints(self, seed, step, rows, n_samples):
+        return torch.stack([noisy - song for noisy, song in zip(*Pairs(True).batch(seed, step, rows, n_samples),
+                                                                strict=True)])
 
     def __init__(self, clean_target):
         self.clean_target = clean_target
@@ -137,7 +196,7 @@ def windows(harmful):
 
 
 def believed(confidence, windows):
-    """The confidence of each window, (windows,)."""
+    """The confidence in each band, (windows, bands)."""
     return torch.from_numpy(confidence(windows.features.numpy()))
 
 
@@ -147,14 +206,15 @@ def test_windows_tell_what_any_confidence_does(harmful, windows):
     with torch.no_grad():
         estimate = noisy - c[:, None].float() * (noisy - harmful(noisy))
     expected = 10 * torch.log10((noisy - song).square().sum(1) / (estimate - song).square().sum(1))
-    torch.testing.assert_close(windows[True].gains_db(c).float(), expected, atol=0.05, rtol=0.01)
+    torch.testing.assert_close(windows[True].gains_db(c[:, None]).float(), expected, atol=0.05, rtol=0.01)
 
 
 def test_noisy_pairs_teach_where_a_network_is_wrong(windows):
-    assert windows[True].gains_db(torch.ones(24))[::2].max() < -5  # every other song is spoilt
+    assert windows[True].gains_db(torch.ones(24, 1))[::2].max() < -5  # every other song is spoilt
     confidence = fit_confidence(windows[False])
     believed_in = believed(confidence, windows[True])
-    assert believed_in[::2].max() < 0.1 and believed_in[1::2].min() > 0.9
+    taken = windows[True].power > 0.01 * windows[True].power.sum(1, keepdim=True)  # bands with an estimate
+    assert believed_in[::2][taken[::2]].max() < 0.1 and believed_in[1::2][taken[1::2]].min() > 0.9
     gains = windows[True].gains_db(believed_in)
     assert gains[1::2].min() > 10 and gains.min() > -3
     assert windows[True].gains_db(believed(shifted(confidence, -4), windows[True])).min() > gains.min()
@@ -178,7 +238,7 @@ def test_caution_costs_improvement_and_spares_songs():
     right = torch.rand(n, generator=rng, dtype=torch.float64) * 2 - 0.5  # the best confidence of each window
     known = right + 0.5 * torch.randn(n, generator=rng, dtype=torch.float64)
     ones = torch.ones(n, dtype=torch.float64)
-    windows = Windows(known[:, None], 3 * ones, right, ones)
+    windows = Windows(known[:, None, None], *(x[:, None] for x in (3 * ones, right, ones)))
     confidence = fit_confidence(windows)
     rows = trade_off(confidence, windows)
     improved = [row["improved_percent"] for row in rows]
@@ -190,10 +250,40 @@ def test_caution_costs_improvement_and_spares_songs():
 
 
 def test_calibrating_leaves_the_model_with_its_confidence(harmful, precision):
-    found = calibrate(harmful, Pairs(False), Pairs(True), 12, 6)
+    found = calibrate(harmful, Pairs(False), Pairs(True), 12, 6)["confidence"]
     assert found["improvement_db"] > found["plain_db"] + 5 and found["plain_improved_percent"] == 50
     assert {"shift": found["shift"], "improvement_db": found["improvement_db"]}.items() <= next(
         row for row in found["trade_off"] if row["shift"] == found["shift"]).items()
     noisy, song = Pairs(True).batch(5, 0, range(1), WINDOW_SAMPLES)  # one that is spoilt
     denoised = denoise(harmful, noisy.numpy(), 44100)
     assert np.square(denoised - song.numpy()).sum() < 2 * float((noisy - song).square().sum())
+
+
+def test_prints_have_a_confidence_of_their_own(precision):
+    """With a print it is told from the print what is music: here in pairs whose prints are empty above 5 kHz or not."""
+    class Network(TakesHigh):
+        plan = PLANS["folded"]
+
+    model = Denoiser(Network(), STFT()).eval()
+    found = calibrate(model, Pairs(False), Pairs(True), 12, 6)
+    assert list(found) == ["confidence", "print_confidence"]
+    assert model.print_confidence.weight.shape == (N_FEATURES_WITH_PRINT,)
+    assert found["print_confidence"]["improvement_db"] > found["print_confidence"]["plain_db"] + 5
+    noisy, song = Pairs(True).batch(5, 0, range(1), WINDOW_SAMPLES)
+    power = np.square(np.abs(STFT().frames(Pairs(True).prints(5, 0, range(1), WINDOW_SAMPLES).numpy()))).mean(-1)
+    for given in (None, power):
+        denoised = denoise(model, noisy.numpy(), 44100, print_power=given)
+        assert np.square(denoised - song.numpy()).sum() < 2 * float((noisy - song).square().sum())
+
+
+def test_windows_without_a_print_are_left_out(harmful):
+    class Half(Pairs):
+        def prints(self, seed, step, rows, n_samples):
+            return super().prints(seed, step, rows, n_samples) * (torch.tensor(list(rows))[:, None] < 3)
+
+    assert len(measure_windows(harmful, Half(True), 6, with_print=True).power) == 3
+
+
+def test_a_prior_of_other_features_gets_one_sentence(windows):
+    with pytest.raises(UserError, match="expected a prior of 25 bands with 3 features each"):
+        fit_confidence(windows[False], of_window())

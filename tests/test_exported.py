@@ -14,7 +14,7 @@ from common.denoising.files import denoise
 from common.errors import CallError, UserError
 from common.evaluation.metrics import snr
 from common.network import loading
-from common.network.confidence import FeatureModel
+from common.network.confidence import FEATURE_MODELS, FeatureModel
 from common.network.exported import ExportedModel
 from common.network.loading import load_noise_model
 from common.network.model import Denoiser
@@ -77,13 +77,13 @@ def test_an_exported_file_is_the_whole_model(plan, tmp_path, rng):
     classifier = FeatureModel(*(rng.standard_normal(shape).astype(np.float32)
                                 for shape in ((100,), (100,), (100, 11), (11,))))
     plain = mini_model(plan)
-    model = Denoiser(plain.network, plain.stft, constant(0.7), classifier).eval()
+    model = Denoiser(plain.network, plain.stft, constant(0.7), constant(0.2, 6), classifier).eval()
     export_onnx(model, tmp_path / "m.onnx", "0" * 64)
     exported = load_noise_model(tmp_path / "m.onnx")
     assert isinstance(exported, ExportedModel) and exported.weights_sha256 == "0" * 64
     for name in ("stft", "takes_print", "time_stride", "context_frames"):
         assert getattr(exported, name) == getattr(model, name)
-    for name in ("confidence", "classifier"):
+    for name in FEATURE_MODELS:
         for key, values in vars(getattr(model, name)).items():
             assert np.array_equal(getattr(getattr(exported, name), key), values)
     audio = (0.1 * rng.standard_normal((2, 150_000))).astype(np.float32)

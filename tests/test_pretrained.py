@@ -120,11 +120,13 @@ def test_threads_share_a_network():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_files_confidence_is_the_one_that_was_chosen(path):
     model, info = load_weights(path)
-    found = info["confidence"]
-    assert model.confidence is not None and found["improvement_db"] == info["validation_snr_improvement_db"]
-    chosen = next(row for row in found["trade_off"] if row["shift"] == found["shift"])
-    assert chosen["improvement_db"] >= max(row["improvement_db"] for row in found["trade_off"]) - AFFORDED_DB
-    assert chosen["improved_percent"] >= found["plain_improved_percent"]
+    scores = {"confidence": "validation_snr_improvement_db", "print_confidence": "validation_with_print_db"}
+    for name, score in list(scores.items())[: 1 + model.takes_print]:
+        found = info[name]
+        assert getattr(model, name) is not None and found["improvement_db"] == info[score]
+        chosen = next(row for row in found["trade_off"] if row["shift"] == found["shift"])
+        assert chosen["improvement_db"] >= max(row["improvement_db"] for row in found["trade_off"]) - AFFORDED_DB
+        assert chosen["improved_percent"] >= found["plain_improved_percent"]
 
 
 def test_the_universal_weights_know_noises_apart():

@@ -180,14 +180,14 @@ def test_calibration_leaves_silence_out(tmp_path, rng, model):
     pairs, validation = MixtureSource(pool, MIXTURE), _validation(pool, 8).source
     windows = measure_windows(model, validation, 8)
     assert 0 < len(windows.power) < 8 and windows.before.min() > 0
-    found = calibrate(model, pairs, validation, 4, 8)
+    found = calibrate(model, pairs, validation, 4, 8)["confidence"]
     assert math.isfinite(found["improvement_db"]) and np.isfinite(model.confidence.weight).all()
 
 
 def test_calibration_and_recipe_survive_silence_alone(tmp_path, rng, model):
     pool, model = _pool(tmp_path / "pool", rng, _silence), copy.deepcopy(model)
     pairs, validation = MixtureSource(pool, MIXTURE), _validation(pool, 4)
-    assert math.isnan(calibrate(model, pairs, validation.source, 4, 4)["improvement_db"])
+    assert math.isnan(calibrate(model, pairs, validation.source, 4, 4)["confidence"]["improvement_db"])
     for name in ("mixed", "universal", "tuned"):
         save_weights(model, tmp_path / f"{name}.pth", {})
     found = {"fine-tuned": (tmp_path / "tuned.pth", math.nan), "universal": (tmp_path / "universal.pth", math.nan),

@@ -45,20 +45,24 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     flags = ["-m", "common.training", "publish", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "p.pth", "--noise",
              "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu", "--calibration-pairs"]
     done = call(*flags, 8, "--info", '{"licence": "CC BY-NC"}')
-    plain, careful = (float(part) for part in re.search(r"(\S+) dB plain, (\S+) dB as", done.stderr).groups())
+    plain, careful = (float(part) for part in re.search(r"(\S+) dB plain and (\S+) dB as", done.stderr).groups())
     published, info = load_weights(tmp_path / "p.pth")
     assert careful > plain + 1 and info.pop("validation_snr_improvement_db") == pytest.approx(careful, abs=0.005)
     assert info.pop("confidence")["plain_db"] == pytest.approx(plain, abs=0.005)
-    heard = float(re.search(r"published, (\S+) dB with noise prints", done.stderr)[1])
-    assert info.pop("validation_with_print_db") == pytest.approx(heard, abs=0.005) and heard != plain
+    plain, careful = (float(part) for part in re.search(
+        r"published, (\S+) dB plain and (\S+) dB as published with noise prints", done.stderr).groups())
+    assert info.pop("validation_with_print_db") == pytest.approx(careful, abs=0.005)
+    assert info.pop("print_confidence")["plain_db"] == pytest.approx(plain, abs=0.005)
     assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC", "data": "pool",
                     "settings": {"start": "best.pth", "branch": None}}
-    assert published.confidence.weight.shape == (50,) and np.abs(published.confidence.weight).max() > 0
+    for found, n_features in ((published.confidence, 3), (published.print_confidence, 6)):
+        assert found.weight.shape == (n_features,) and np.abs(found.weight).max() > 0
     assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()
             if t.is_floating_point()} == {torch.float16}
     call(*flags, 0)
     bold, info = load_weights(tmp_path / "p.pth")
-    assert bold.confidence is None and info["validation_snr_improvement_db"] == pytest.approx(plain, abs=0.005)
+    assert bold.confidence is None and bold.print_confidence is None
+    assert info["validation_with_print_db"] == pytest.approx(plain, abs=0.005)
 
 
 def test_a_classifier_joins_the_weights_that_it_listens_through(call, pool_folder, model, tmp_path):

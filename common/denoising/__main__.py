@@ -41,8 +41,8 @@ def _parser():
         f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise, "
         f"but {MIXED} with a noise print")
     add_settings(parser, DenoiseSettings, leave_out=("subtype", "noise_print"))
-    add("--no-confidence", dest="confidence", action="store_false", help="subtract the whole noise estimate, also if "
-        "the network is unsure")
+    add("--no-confidence", dest="confidence", action="store_false", help="subtract the whole noise estimate, also "
+        "where the network is unsure")
     add("--noise-print", action="append", metavar="FROM-TO", help="a moment with noise and no music, such as "
         f"0:00-0:02.5 or 62-65.5 (seconds). Repeat the flag for several moments. {FIND} finds a moment in each file")
     add("--noise-print-file", metavar="FILE", help="an audio file with the noise alone, at the recording's level")

@@ -79,7 +79,8 @@ def model_for(name: str, device: str = "auto", precision: str = "auto", confiden
     @functools.cache
     def load(name):
         model = load_noise_model(name, device, precision)
-        model.confidence = model.confidence if confidence else None
+        if not confidence:
+            model.confidence = model.print_confidence = None
         return model
 
     if name != AUTO:

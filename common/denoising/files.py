@@ -90,15 +90,16 @@ def denoise_stream(model: NoiseModel, blocks: Iterable[np.ndarray], sample_rate:
     """Denoise a stream of (channels, samples) blocks of any rate and number of channels.
 
     level: RMS of each channel of the stream (measure_level). share: see effective_strength. print_power: power of the
-    noise print, (channels, bins), see common.network.noise_print; with a print the confidence is not used. Yields
-    blocks (denoised, removed) of the input's total length; denoised + removed is the input.
+    noise print, (channels, bins), see common.network.noise_print. Yields blocks (denoised, removed) of the input's
+    total length; denoised + removed is the input.
     """
     to_model, originals = itertools.tee(blocks)
     noise = noise_stream(model, resampled(to_model, sample_rate, model.stft.sample_rate), level, print_power)
-    if model.confidence is None or print_power is not None:
+    confidence = model.confidence if print_power is None else model.print_confidence
+    if confidence is None:
         noise = (estimate for _, estimate in noise)
     else:
-        noise = scale_by_confidence(model.confidence, model.stft, noise)
+        noise = scale_by_confidence(confidence, model.stft, noise, print_power)
     noise = resampled(noise, model.stft.sample_rate, sample_rate)
     held = np.zeros((len(level), 0), np.float32)
     for estimate in itertools.chain(noise, [np.zeros((len(level), ROUNDING_SAMPLES), np.float32)]):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from common.errors import PARSER_ERRORS, CallError, UserError
-from common.network.confidence import FeatureModel, feature_models
+from common.network.confidence import FEATURE_MODELS, FeatureModel, feature_models
 from common.network.dcunet import LITERATURE, DCUNet20
 from common.network.model import Denoiser
 from common.network.stft import STFT
@@ -55,14 +55,13 @@ def load_safely(path: str | Path) -> dict:
 
 
 def weights_content(model: Denoiser, info: dict, half: bool = False) -> dict:
-    """The content of a weights file: format, settings, `info` (plain values), tensors, confidence and classifier.
+    """The content of a weights file: format, settings, `info` (plain values), tensors and FEATURE_MODELS.
 
     `half` stores floating-point tensors in 16 bits, which halves the file.
     """
     state = {name: t.half() if half and t.is_floating_point() else t.clone() for name, t in model.state_dict().items()}
     return {"format": FORMAT, "network": model.network.settings(), "stft": asdict(model.stft), "info": info,
-            "state": state, "confidence": feature_tensors(model.confidence),
-            "classifier": feature_tensors(model.classifier)}
+            "state": state} | {name: feature_tensors(getattr(model, name)) for name in FEATURE_MODELS}
 
 
 def feature_tensors(values: FeatureModel | None) -> dict | None:
@@ -104,5 +103,6 @@ def load_weights(name_or_path: str | Path, device: str = "cpu") -> tuple[Denoise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"expected the weights of a DCUNet-20 with its settings, but {path} holds other tensors or "
                         "settings: choose another file") from error
-    model.confidence, model.classifier = feature_models(content, model.stft)
+    for name, values in feature_models(content, model.stft).items():
+        setattr(model, name, values)
     return model.to(device).eval(), info

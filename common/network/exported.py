@@ -43,7 +43,7 @@ class ExportedModel:
         self.weights_sha256 = settings["weights_sha256"]
         self.stft, self.takes_print = STFT(**settings["stft"]), settings["takes_print"]
         self.time_stride, self.context_frames = settings["time_stride"], settings["context_frames"]
-        self.confidence, self.classifier = feature_models(settings, self.stft)
+        self.confidence, self.print_confidence, self.classifier = feature_models(settings, self.stft).values()
 
     def noise(self, waveform: np.ndarray, level: np.ndarray | None = None,
               print_power: np.ndarray | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_weights
 
 from common.errors import CallError
+from common.network.confidence import FEATURE_MODELS
 from common.network.dcunet import SLOPE, ComplexConv2d, ComplexLayer, DCUNet20, convolve
 from common.network.model import Denoiser, computes_bfloat16_fast
 from common.network.noise_model import DEVICES, PRECISIONS
@@ -75,4 +76,5 @@ def inference_form(model: Denoiser, device: str = "auto", precision: str = "auto
     if precision == "auto":
         precision = "bfloat16" if computes_bfloat16_fast(device) else "float32"
     network = folded_network(copy.deepcopy(model.network).cpu(), getattr(torch, precision))
-    return Denoiser(network, model.stft, model.confidence, model.classifier).eval().to(device)
+    kept = {name: getattr(model, name) for name in FEATURE_MODELS}
+    return Denoiser(network, model.stft, **kept).eval().to(device)

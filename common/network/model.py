@@ -23,14 +23,15 @@ class Denoiser(nn.Module):
     """The mask network between its transforms, for waveforms at `stft.sample_rate`.
 
     The network gets every waveform at an RMS of 1, and the level is restored afterwards: scaling the input scales the
-    output and changes nothing else. It is a NoiseModel; `confidence` and `classifier` are for common.denoising, and
-    forward() uses neither.
+    output and changes nothing else. It is a NoiseModel; `confidence`, `print_confidence` and `classifier` are for
+    common.denoising, and forward() uses none of them.
     """
 
     def __init__(self, network: DCUNet20, stft: STFT, confidence: Confidence | None = None,
-                 classifier: FeatureModel | None = None):
+                 print_confidence: Confidence | None = None, classifier: FeatureModel | None = None):
         super().__init__()
-        self.network, self.stft, self.confidence, self.classifier = network, stft, confidence, classifier
+        self.network, self.stft, self.classifier = network, stft, classifier
+        self.confidence, self.print_confidence = confidence, print_confidence
 
     @property
     def device(self) -> torch.device:

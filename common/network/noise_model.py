@@ -17,8 +17,9 @@ class NoiseModel(Protocol):
     """A network that finds the noise in waveforms at `stft.sample_rate`.
 
     time_stride: number of frames by which a shift of the input only shifts the output. context_frames: frames before
-    and after a frame that its output can depend on. takes_print: whether it uses a noise print. confidence: see
-    common.network.confidence; denoising scales the noise by it. classifier: see common.denoising.auto.
+    and after a frame that its output can depend on. takes_print: whether it uses a noise print. confidence, and
+    print_confidence if there is a noise print: see common.network.confidence; denoising scales the noise by it.
+    classifier: see common.denoising.auto.
     """
 
     stft: STFT
@@ -26,6 +27,7 @@ class NoiseModel(Protocol):
     context_frames: int
     takes_print: bool
     confidence: Confidence | None
+    print_confidence: Confidence | None
     classifier: FeatureModel | None
 
     def noise(self, waveform: np.ndarray, level: np.ndarray | None = None,

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from common.cli import Parser, run
 from common.errors import CallError
 from common.network.checkpoints import load_weights
+from common.network.confidence import FEATURE_MODELS
 from common.network.dcunet import FREQUENCY, SLOPE, TIME, ComplexConv2d, ComplexLayer, Row, convolve
 from common.network.exported import SETTINGS_KEY, ExportedModel
 from common.network.inference import FoldedLayer, with_layers
@@ -114,7 +115,7 @@ def export_settings(model: Denoiser) -> dict:
     return {"stft": asdict(model.stft), "takes_print": model.takes_print, "time_stride": model.time_stride,
             "context_frames": model.context_frames} | {
             name: values and {key: array.tolist() for key, array in vars(values).items()}
-            for name, values in (("confidence", model.confidence), ("classifier", model.classifier))}
+            for name in FEATURE_MODELS for values in [getattr(model, name)]}
 
 
 def export_onnx(model: Denoiser, path: str | Path, weights_sha256: str | None = None) -> None:

@@ -14,6 +14,7 @@ Several GPUs, machines or processes: accelerate launch --multi_gpu --num_process
 import argparse
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from common.cli import Parser, add_settings, count, given, run
@@ -114,25 +115,27 @@ def _publish(args):
     pool, mixture = Pool.load(args.data, device), MixtureSettings(**given(args, MixtureSettings))
     validation = pool_validation(pool, mixture, args.n_validation)
     if args.calibration_pairs:
-        prior = load_weights(args.prior)[0].confidence if args.prior else None
-        found = calibrate(model, MixtureSource(pool, mixture), validation.source, args.calibration_pairs,
-                          args.n_validation, prior)
-        info["confidence"], plain, kept = found, found["plain_db"], found["improvement_db"]
+        pairs = MixtureSource(pool, replace(mixture, print_share=1.0))
+        prior = load_weights(args.prior)[0] if args.prior else None
+        found = calibrate(model, pairs, validation.source, args.calibration_pairs, args.n_validation, prior)
+        info |= found
+        (plain, kept), *printed = ((x["plain_db"], x["improvement_db"]) for x in found.values())
     else:
-        model.confidence = None
+        model.confidence = model.print_confidence = None
         plain = kept = validate(model, validation)
+        printed = [[validate(model, validation, with_print=True)] * 2] if model.takes_print else []
     info |= args.info | {"noise": mixture.noise, IMPROVEMENT: kept}
     settings = info.get("settings", {})
     for values, key in ((info, "data"), (settings, "start"), (settings, "branch")):
         if values.get(key):
             values[key] = Path(values[key]).name  # its folder on this machine does not go to others
-    printed = ""
-    if model.takes_print:
-        info[IMPROVEMENT_WITH_PRINT] = validate(model, validation, with_print=True)
-        printed = f", {info[IMPROVEMENT_WITH_PRINT]:+.2f} dB with noise prints"
+    if printed:
+        info[IMPROVEMENT_WITH_PRINT] = printed[0][1]
     save_weights(model, args.output, info, half=True)
-    log.info("SNR improvement on %d validation mixtures: %+.2f dB plain, %+.2f dB as published%s; %s written, %.1f MB",
-             args.n_validation, plain, kept, printed, args.output, Path(args.output).stat().st_size / 1e6)
+    gains = [(plain, kept), *printed]
+    log.info("SNR improvement on %d validation mixtures: %s; %s written, %.1f MB", args.n_validation,
+             ", ".join(f"{a:+.2f} dB plain and {b:+.2f} dB as published{' with noise prints' * n}"
+                       for n, (a, b) in enumerate(gains)), args.output, Path(args.output).stat().st_size / 1e6)
 
 
 def _classify(args):

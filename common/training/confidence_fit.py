@@ -1,10 +1,10 @@
 """Finding a model's confidence (common.network.confidence) from noisy pairs, and how cautious it should be.
 
-For a window X with the estimate N of its noise, the error of X - c N against a target T is quadratic in c:
-|X - T|^2 - 2 c <N, X - T> + c^2 |N|^2. Three numbers and the features of each window are therefore enough to find the
-confidence with the lowest mean error in dB. T may be another noisy version of the song: its noise is independent of N
-and adds to the first term only (the argument of Lehtinen et al. 2018). Clean songs, of the validation split, serve
-only to measure.
+For a band X of a window with the estimate N of its noise, the error of X - c N against a target T is quadratic in c:
+|X - T|^2 - 2 c <N, X - T> + c^2 |N|^2. The error of the window is the sum over its bands. Three numbers and the
+features of each band are therefore enough to find the confidence with the lowest mean error in dB. T may be another
+noisy version of the song: its noise is independent of N and adds to the first term only (the argument of Lehtinen et
+al. 2018). Clean songs, of the validation split, serve only to measure.
 """
 
 import logging
@@ -12,11 +12,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from common.data.silence import LEFT_OUT, measurable
-from common.network.confidence import WINDOW_SAMPLES, Confidence, band_features
+from common.errors import UserError
+from common.network import tensor_stft
+from common.network.confidence import WINDOW_SAMPLES, Confidence, band_sums, confidence_features
 from common.network.model import Denoiser, autocast
+from common.network.noise_print import print_power
 from common.seeds import number
 from common.training.mixtures import MixtureSource
 
@@ -24,8 +28,8 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 4
 # Penalty on the squared weights of the standardised features, against the mean improvement in dB; and on their squared
-# distance from those of a prior, which was found from more pairs.
-REGULARISATION, PRIOR_REGULARISATION = 1e-3, 1e-2
+# distance from those of a prior, which was found from more pairs. Share of it for the offsets of the bands.
+REGULARISATION, PRIOR_REGULARISATION, OFFSET_SHARE = 1e-3, 1e-2, 0.3
 # Changes of the confidence's log-odds to choose among, from bold to cautious, and the mean improvement in dB that the
 # choice may cost.
 SHIFTS = [x / 4 for x in range(8, -25, -1)]
@@ -36,7 +40,8 @@ AFFORDED_DB = 0.1
 class Windows:
     """Windows as calibration sees them.
 
-    features: (windows, features); before, cross, power: |X - T|^2, <N, X - T>, |N|^2 of each window, (windows,).
+    features: (windows, bands, features); before, cross, power: |X - T|^2, <N, X - T>, |N|^2 of each band, (windows,
+    bands).
     """
 
     features: torch.Tensor
@@ -45,30 +50,41 @@ class Windows:
     power: torch.Tensor
 
     def gains_db(self, confidence: torch.Tensor) -> torch.Tensor:
-        """Return the SNR improvement against T for a confidence of each window, (windows,) -> (windows,)."""
+        """Return the SNR improvement against T for a confidence in each band, (windows, bands) -> (windows,)."""
         after = self.before - 2 * confidence * self.cross + confidence**2 * self.power
-        return 10 * torch.log10(self.before / after)
+        return 10 * torch.log10(self.before.sum(1) / after.sum(1))
 
 
 @torch.no_grad()
-def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 1) -> Windows:
-    """Measure what `model` does to `n` windows of a source; silent ones are left out. Other seeds draw other pairs."""
-    rows = []
+def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 1, with_print: bool = False) -> Windows:
+    """Measure what `model` does to `n` windows of a source. Other seeds draw other pairs.
+
+    with_print: the model is given the noise prints, and windows without one are left out, as silent ones always are.
+    """
+    rows, n_silent = [], 0
     for first in range(0, n, BATCH_SIZE):
-        numbers = range(n)[first : first + BATCH_SIZE]
-        noisy, target = (x.to(model.device) for x in source.batch(seed, 0, numbers, WINDOW_SAMPLES))
+        where = 0, range(n)[first : first + BATCH_SIZE], WINDOW_SAMPLES
+        noisy, target = (x.to(model.device) for x in source.batch(seed, *where))
+        heard = (print_power(tensor_stft.frames(model.stft, source.prints(seed, *where))).to(model.device)
+                 if with_print else None)
         with autocast(model.device):
-            noise = noisy - model(noisy)
-        difference = noisy - target
-        products = difference.square(), noise * difference, noise.square()
-        sums = [x.sum(-1, keepdim=True) for x in products]
-        known = measurable(10 * torch.log10(target.square().sum(-1) / sums[0][:, 0]))
-        features = torch.from_numpy(band_features(noisy.cpu().numpy(), noise.cpu().numpy(), model.stft))
-        rows.append(torch.cat([x.double().cpu() for x in (features, *sums)], 1)[known.cpu()])
-    rows = torch.cat(rows)
-    if len(rows) < n:
-        log.info(LEFT_OUT, "calibration", n - len(rows), n)
-    return Windows(rows[:, :-3], *rows[:, -3:].unbind(1))
+            noise = noisy - model(noisy, print_power=heard)
+        known = measurable(10 * torch.log10(target.square().sum(-1) / (noisy - target).square().sum(-1))).cpu().numpy()
+        n_silent += int((~known).sum())
+        known &= True if heard is None else (heard > 0).any(1).cpu().numpy()
+        rows.append([x[known] for x in _measured(*(model.stft.forward(x.cpu().numpy()) for x in
+                                                   (noisy, noise, noisy - target)), heard)])
+    if n_silent:
+        log.info(LEFT_OUT, "calibration", n_silent, n)
+    return Windows(*(torch.from_numpy(np.concatenate(values)).double() for values in zip(*rows, strict=True)))
+
+
+def _measured(noisy, noise, difference, heard):
+    """The values of Windows for spectra (batch, bins, frames), and the power of prints (batch, bins) or None."""
+    sound, before, cross, power = (band_sums((a * b.conj()).real.mean(-1)) for a, b in (
+        (noisy, noisy), (difference, difference), (noise, difference), (noise, noise)))
+    features = confidence_features(sound, power, None if heard is None else band_sums(heard.cpu().numpy()))
+    return features, before, cross, power
 
 
 def minimise(loss: Callable[[], torch.Tensor], parameters: Sequence[torch.Tensor]) -> None:
@@ -86,20 +102,26 @@ def minimise(loss: Callable[[], torch.Tensor], parameters: Sequence[torch.Tensor
 def fit_confidence(windows: Windows, prior: Confidence | None = None) -> Confidence:
     """Find the confidence with the lowest mean error in dB on `windows`.
 
-    The search begins with the confidence `prior` of other weights, or a high one everywhere, and stays near it.
+    The search begins with the confidence `prior` of other weights, or a high one everywhere, and stays near it. Raises
+    UserError for a prior of other features.
     """
-    strength = PRIOR_REGULARISATION
+    features, strength = windows.features, PRIOR_REGULARISATION
     if prior is None:
-        scale = windows.features.std(0, correction=min(1, len(windows.power) - 1)).clamp_min(1e-3)
-        centre = windows.features.mean(0)
-        prior, strength = Confidence(centre, scale, torch.zeros_like(centre), torch.full((), 2.0)), REGULARISATION
-    centre, scale, near, offset = (torch.as_tensor(x, dtype=torch.float64) for x in vars(prior).values())
-    weight, offset = near.clone().requires_grad_(), offset.clone().requires_grad_()
+        scale = features.flatten(0, 1).std(0, correction=min(1, len(features) - 1)).clamp_min(1e-3)
+        centre = features.mean((0, 1))
+        prior, strength = Confidence(centre, scale, torch.zeros_like(centre),
+                                     torch.full(features.shape[1:2], 2.0)), REGULARISATION
+    centre, scale, near, start = (torch.as_tensor(x, dtype=torch.float64) for x in vars(prior).values())
+    if near.shape != features.shape[2:] or start.shape != features.shape[1:2]:
+        raise UserError(f"expected a prior of {features.shape[1]} bands with {features.shape[2]} features each, but "
+                        "that of the given weights is another: choose weights that today's version published")
+    weight, offset = near.clone().requires_grad_(), start.clone().requires_grad_()
 
     def loss():
-        logits = Confidence(centre, scale, weight, offset).logits(windows.features)
-        gains = windows.gains_db(torch.sigmoid(logits))
-        return strength * (weight - near).square().sum() - gains.mean()
+        logits = Confidence(centre, scale, weight, offset).logits(features)
+        moved = offset - start
+        penalty = (weight - near).square().sum() + OFFSET_SHARE * (moved - moved.mean()).square().sum()
+        return strength * penalty - windows.gains_db(torch.sigmoid(logits)).mean()
     minimise(loss, [weight, offset])
     return Confidence(*(x.detach().float().numpy() for x in (centre, scale, weight, offset)))
 
@@ -128,24 +150,35 @@ def choose_shift(rows: Sequence[dict]) -> dict:
 
 
 def calibrate(model: Denoiser, pairs: MixtureSource, validation: MixtureSource, n_pairs: int, n_validation: int,
-              prior: Confidence | None = None) -> dict:
-    """Give `model` its confidence: fitted on `n_pairs` noisy pairs, as cautious as validation mixtures suggest.
+              prior: Denoiser | None = None) -> dict[str, dict]:
+    """Give `model` its confidence, and another one for noise prints if it takes prints.
 
-    validation: has clean targets. prior: see fit_confidence. Returns plain values for the weights file: the mean SNR
-    improvement in dB and the percentage of mixtures improved without confidence (plain_db, plain_improved_percent),
-    all rows of trade_off, and the chosen one (shift, improvement_db).
+    Each is fitted on `n_pairs` noisy pairs, and is as cautious as validation mixtures suggest. validation: has clean
+    targets. prior: a model whose confidences are the starting point, see fit_confidence. Returns plain values for the
+    weights file by the name of the model's attribute, confidence and print_confidence: the mean SNR improvement in dB
+    and the percentage of mixtures improved without confidence (plain_db, plain_improved_percent), all rows of
+    trade_off, and the chosen one (shift, improvement_db).
     """
-    learned = measure_windows(model, pairs, n_pairs, number(0, "calibration"))
-    windows = measure_windows(model, validation, n_validation, seed=0)
+    found = {}
+    for with_print in (False, True)[: 1 + model.takes_print]:
+        name = "print_confidence" if with_print else "confidence"
+        learned = measure_windows(model, pairs, n_pairs, number(0, "calibration"), with_print)
+        windows = measure_windows(model, validation, n_validation, 0, with_print)
+        confidence, found[name] = _calibrated(learned, windows, getattr(prior, name, None))
+        setattr(model, name, confidence)
+    return found
+
+
+def _calibrated(learned, windows, prior):
+    """The confidence fitted on the windows `learned`, as cautious as `windows` suggest, and calibrate()'s values."""
     if not len(learned.power) or not len(windows.power):
         log.warning("no pair, or no validation mixture, holds a song and a noise: nothing could be calibrated")
-        model.confidence = prior
-        return {"plain_db": math.nan, "plain_improved_percent": math.nan, "shift": 0.0, "improvement_db": math.nan,
-                "trade_off": []}
+        return prior, {"plain_db": math.nan, "plain_improved_percent": math.nan, "shift": 0.0,
+                       "improvement_db": math.nan, "trade_off": []}
     fitted = fit_confidence(learned, prior)
     rows = trade_off(fitted, windows)
     chosen = choose_shift(rows)
-    model.confidence = shifted(fitted, chosen["shift"])
     plain = windows.gains_db(torch.ones_like(windows.power))
-    return {"plain_db": float(plain.mean()), "plain_improved_percent": float(100 * (plain > 0).double().mean()),
-            "shift": chosen["shift"], "improvement_db": chosen["improvement_db"], "trade_off": rows}
+    return shifted(fitted, chosen["shift"]), {
+        "plain_db": float(plain.mean()), "plain_improved_percent": float(100 * (plain > 0).double().mean()),
+        "shift": chosen["shift"], "improvement_db": chosen["improvement_db"], "trade_off": rows}

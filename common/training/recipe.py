@@ -19,7 +19,7 @@ from common.labels import CLASS_NAMES, MIXED, WHITE, weights_name
 from common.network.checkpoints import load_weights, save_weights
 from common.small_files import read_json, write_csv, write_text
 from common.training.confidence_fit import calibrate
-from common.training.loop import BEST, IMPROVEMENT, best_epoch, train, validate
+from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, best_epoch, train, validate
 from common.training.mixtures import MixtureSettings, MixtureSource, pool_validation
 from common.training.settings import Execution, TrainSettings, new_model
 from common.training.weight_averaging import average
@@ -103,8 +103,8 @@ def _plan(folder, noises, settings, validation, device):
     """Return the minutes of training for the universal network and for each noise, planned once for a folder.
 
     The time of a validation is measured first. One validation ends each training, two measure the universal network
-    and the mean on each noise, and calibration takes as long as CALIBRATION_SHARE + 1. Raises UserError when the folder
-    was planned for other values, CallError when too little time is left.
+    and the mean on each noise, and calibration takes as long as CALIBRATION_SHARE + 1, twice with noise prints. Raises
+    UserError when the folder was planned for other values, CallError when too little time is left.
     """
     minutes = settings.minutes
     path, asked = folder / PLAN, {"minutes": minutes, "noises": list(noises)}
@@ -118,7 +118,8 @@ def _plan(folder, noises, settings, validation, device):
     validate(model, validation)  # warms up
     started = time.monotonic()
     validate(model, validation)
-    validating = (time.monotonic() - started) / 60 * (4 + CALIBRATION_SHARE) * (1 + len(noises))
+    each = 3 + (1 + model.takes_print) * (1 + CALIBRATION_SHARE)
+    validating = (time.monotonic() - started) / 60 * each * (1 + len(noises))
     net = minutes - validating - STAGE_SECONDS / 60 * (1 + len(noises))
     if net < minutes / 2:
         raise CallError(f"expected half of {minutes:g} minutes for training, but {max(0.0, net):.1f} would be left "
@@ -139,10 +140,12 @@ def _keep_best(noise, found, folder, pairs, validation, device):
     measured = {name: gain if math.isfinite(gain) else -math.inf for name, (_, gain) in found.items()}
     row["kept"] = max(found, key=lambda name: (measured[name], name == UNIVERSAL))
     model, info = load_weights(found[row["kept"]][0], device)
-    prior = None if noise == MIXED else load_weights(folder / f"{MIXED}.pth")[0].confidence
+    prior = None if noise == MIXED else load_weights(folder / f"{MIXED}.pth")[0]
     calibration = calibrate(model, pairs, validation.source, CALIBRATION_SHARE * validation.n, validation.n, prior)
-    row["with_confidence_db"] = gain = calibration["improvement_db"]
-    info |= {"noise": noise, "kept": row["kept"], IMPROVEMENT: gain, "confidence": calibration}
+    row["with_confidence_db"] = gain = calibration["confidence"]["improvement_db"]
+    info |= {"noise": noise, "kept": row["kept"], IMPROVEMENT: gain} | calibration
+    if model.takes_print:
+        info[IMPROVEMENT_WITH_PRINT] = calibration["print_confidence"]["improvement_db"]
     save_weights(model, folder / f"{weights_name(noise)}.pth", info, half=True)
     return row
 

@@ -15,7 +15,7 @@ from common.network.model import Denoiser
 
 
 def average(files: Sequence[str | Path]) -> tuple[Denoiser, dict]:
-    """Return the mean of weights files, without confidence and classifier, and its info.
+    """Return the mean of weights files, without confidences and classifier, and its info.
 
     A file given twice counts twice. Settings that differ between the files become lists. Raises UserError for networks
     or transforms of different form.
@@ -31,7 +31,7 @@ def average(files: Sequence[str | Path]) -> tuple[Denoiser, dict]:
     states = [other.state_dict() for other, _ in loaded]
     model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) if first.is_floating_point()
                            else first for name, first in states[0].items()})
-    model.confidence = model.classifier = None
+    model.confidence = model.print_confidence = model.classifier = None
     infos = [info for _, info in loaded]
     names = dict.fromkeys(name for info in infos for name in info.get("settings", {}))
     settings = {name: _common([info.get("settings", {}).get(name) for info in infos]) for name in names}
