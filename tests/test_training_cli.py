@@ -62,7 +62,7 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     call(*flags, 0)
     bold, info = load_weights(tmp_path / "p.pth")
     assert bold.confidence is None and bold.print_confidence is None
-    assert info["validation_with_print_db"] == pytest.approx(plain, abs=0.005)
+    assert info["validation_with_print_db"] == pytest.approx(plain, abs=0.05)  # of waveforms; in bands until here
 
 
 def test_a_classifier_joins_the_weights_that_it_listens_through(call, pool_folder, model, tmp_path):

@@ -31,7 +31,7 @@ UNIVERSAL_SHARE = 0.5
 # Time in seconds that a network takes to begin and to be written, besides training and validation.
 STAGE_SECONDS = 3.0
 # Noisy pairs for each validation mixture, to calibrate a network.
-CALIBRATION_SHARE = 4
+CALIBRATION_SHARE = 2
 # Learning rate of fine-tuning, as a share of the universal network's.
 FINE_TUNE_LEARNING_RATE = 0.3
 UNIVERSAL_EPOCHS = 8
