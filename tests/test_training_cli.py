@@ -44,7 +44,7 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     save_weights(model, tmp_path / "m.pth", {"method": "Noise2Noise"} | paths)
     flags = ["-m", "common.training", "publish", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "p.pth", "--noise",
              "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu", "--calibration-pairs"]
-    done = call(*flags, 8, "--info", '{"licence": "CC BY-NC"}')
+    done = call(*flags, 8, "--info", '{"licence": "CC BY-NC", "noise": "hiss"}')
     plain, careful = (float(part) for part in re.search(r"(\S+) dB plain and (\S+) dB as", done.stderr).groups())
     published, info = load_weights(tmp_path / "p.pth")
     assert careful > plain + 1 and info.pop("validation_snr_improvement_db") == pytest.approx(careful, abs=0.005)
@@ -53,7 +53,7 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
         r"published, (\S+) dB plain and (\S+) dB as published with noise prints", done.stderr).groups())
     assert info.pop("validation_with_print_db") == pytest.approx(careful, abs=0.005)
     assert info.pop("print_confidence")["plain_db"] == pytest.approx(plain, abs=0.005)
-    assert info == {"method": "Noise2Noise", "noise": "white", "licence": "CC BY-NC", "data": "pool",
+    assert info == {"method": "Noise2Noise", "noise": "hiss", "licence": "CC BY-NC", "data": "pool",
                     "settings": {"start": "best.pth", "branch": None}}
     for found, n_features in ((published.confidence, 3), (published.print_confidence, 6)):
         assert found.weight.shape == (n_features,) and np.abs(found.weight).max() > 0

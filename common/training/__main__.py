@@ -124,7 +124,7 @@ def _publish(args):
         model.confidence = model.print_confidence = None
         plain = kept = validate(model, validation)
         printed = [[validate(model, validation, with_print=True)] * 2] if model.takes_print else []
-    info |= args.info | {"noise": mixture.noise, IMPROVEMENT: kept}
+    info |= {"noise": mixture.noise} | args.info | {IMPROVEMENT: kept}
     settings = info.get("settings", {})
     for values, key in ((info, "data"), (settings, "start"), (settings, "branch")):
         if values.get(key):
