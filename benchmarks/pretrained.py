@@ -47,7 +47,7 @@ BASELINES = ("Wiener with a print", "noisereduce with a print", "noisereduce sta
 def segment_estimates(segment, forms):
     """Return estimates (channels, samples) of a segment by method, and the name of the weights that `auto` picks."""
     own = weights_name(segment.pair.noise)
-    picked = choose_weights(noise_probabilities(forms[MIXED], [segment.noisy]), list(forms))
+    picked = choose_weights(noise_probabilities(forms[MIXED], [segment.noisy]))
     call = functools.cache(lambda name, *settings: _denoised(forms[name], segment, *settings))
     estimates = {MIXED: call(MIXED), MIXED + UNLIMITED: call(MIXED, False), OWN: call(own),
                  OWN + UNLIMITED: call(own, False), AUTO: call(picked)}

@@ -23,7 +23,8 @@ from common.network.checkpoints import load_weights
 from common.network.inference import choose_device, inference_form
 from common.network.stft import SAMPLE_RATE
 from common.training.loop import BEST, train
-from common.training.mixtures import MixtureSettings, MixtureSource, pool_validation
+from common.training.mixture_validation import pool_validation
+from common.training.mixtures import MixtureSettings, MixtureSource
 from common.training.settings import Execution, TrainSettings
 
 AUDIO_SECONDS = 10

@@ -110,7 +110,7 @@ def test_a_print_decides_by_bands(rng):
     weight = np.array([0, 0, 0, 0, 0, 30], "f")
     confidence = Confidence(np.zeros(6, "f"), np.ones(6, "f"), weight, np.full(25, 6, "f"))
     noise = rng.standard_normal((1, WINDOW_SAMPLES)).astype(np.float32)
-    power = np.abs(STFT().frames(noise)).__pow__(2).mean(-1)
+    power = np.square(np.abs(STFT().frames(noise))).mean(-1)
     power[:, 600:] *= 0.01
     scaled = np.concatenate(list(scale_by_confidence(confidence, STFT(), [np.stack([2 * noise, noise])], power)), 1)
     share = np.sqrt(band_sums(np.abs(STFT().forward(scaled))**2).mean(-1) / band_sums(
@@ -260,7 +260,7 @@ def test_calibrating_leaves_the_model_with_its_confidence(harmful, precision):
 
 
 def test_prints_have_a_confidence_of_their_own(precision):
-    """With a print it is told from the print what is music: here in pairs whose prints are empty above 5 kHz or not."""
+    """One is fitted with prints and one without, and denoising uses the one that fits."""
     class Network(TakesHigh):
         plan = PLANS["folded"]
 

@@ -7,16 +7,9 @@ import torch
 from common.data.pool import CLIP_PEAK, SONG, Clip, Pool
 from common.errors import CallError, UserError
 from common.network.stft import SAMPLE_RATE
-from common.training.mixtures import (
-    HALF_TAPS,
-    SYNTHETIC,
-    MixtureSettings,
-    MixtureSource,
-    MixtureValidation,
-    _interpolate,
-    parse_noises,
-    synthetic,
-)
+from common.training.mixture_validation import MixtureValidation
+from common.training.mixtures import HALF_TAPS, MixtureSettings, MixtureSource, _interpolate, parse_noises
+from common.training.synthetic_noise import SYNTHETIC, synthetic
 
 LABELS = ("dog_bark", "siren", "rain")
 

@@ -135,4 +135,4 @@ def test_the_universal_weights_know_noises_apart():
     noise = np.random.default_rng(0).standard_normal(song.shape) * np.sqrt(np.square(song).mean())
     noisy = (song + 10 ** (-8 / 20) * noise).astype(np.float32)
     probabilities = noise_probabilities(load_weights(MIXED)[0], [noisy])
-    assert LABELS[int(probabilities.argmax())] == WHITE and choose_weights(probabilities, [WHITE]) == WHITE
+    assert LABELS[int(probabilities.argmax())] == WHITE and choose_weights(probabilities) == WHITE

@@ -28,7 +28,8 @@ from common.network.stft import SEGMENT_SAMPLES
 from common.notebook import plots
 from common.training.confidence_fit import calibrate, measure_windows
 from common.training.loop import best_epoch, train
-from common.training.mixtures import MixtureSettings, MixtureSource, MixtureValidation
+from common.training.mixture_validation import MixtureValidation
+from common.training.mixtures import MixtureSettings, MixtureSource
 from common.training.pair_batches import PairValidation
 from common.training.recipe import _keep_best
 from common.training.settings import TrainSettings

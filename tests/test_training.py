@@ -15,7 +15,8 @@ from common.network.checkpoints import load_safely, load_weights, save_atomicall
 from common.network.model import computes_bfloat16_fast
 from common.training import loop as training
 from common.training.loop import train
-from common.training.mixtures import MixtureSettings, pool_sources
+from common.training.mixture_validation import pool_sources
+from common.training.mixtures import MixtureSettings
 from common.training.pair_batches import PairSource, PairValidation
 from common.training.settings import Execution, TrainSettings
 from common.training.timing import estimate

@@ -15,7 +15,7 @@ from common.data.pool import Pool
 from common.errors import CallError, UserError
 from common.labels import weights_name
 from common.network.checkpoints import code_commit, load_weights, save_weights
-from common.training import mixtures
+from common.training import mixture_validation
 from common.training.recipe import run_recipe, trainable
 from common.training.settings import TrainSettings
 from tests.conftest import ROOT
@@ -99,7 +99,7 @@ def test_wrong_calls_end_with_code_2(call, flags, message):
 
 
 def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(mixtures, "SEGMENT_SAMPLES", 20_000)  # a slow machine too has time to validate
+    monkeypatch.setattr(mixture_validation, "SEGMENT_SAMPLES", 20_000)  # a slow machine too has time to validate
     settings = TrainSettings(width=1, batch_size=2, warmup_steps=2, minutes=0.5)
     pool = Pool.load(pool_folder)
     rows = run_recipe(pool, tmp_path, settings, ["white", "siren"], n_validation=2)

@@ -38,8 +38,8 @@ def _parser():
         "suffix, a folder that repeats the tree of the inputs. Files in it that were finished with the same settings "
         "are skipped. Without this flag each result lies beside its input, as NAME.denoised, in the input's format")
     add("--model", default=AUTO, help="a .pth or .onnx file, a name from pretrained_weights "
-        f"({', '.join(pretrained_names())}), or {AUTO}: for each file the weights that fit its noise, "
-        f"but {MIXED} with a noise print")
+        f"({', '.join(pretrained_names())}), or {AUTO}: for each file white if its noise is white, "
+        f"otherwise {MIXED}; {MIXED} with a noise print")
     add_settings(parser, DenoiseSettings, leave_out=("subtype", "noise_print"))
     add("--no-confidence", dest="confidence", action="store_false", help="subtract the whole noise estimate, also "
         "where the network is unsure")

@@ -1,30 +1,29 @@
-"""Choose weights for a song by a classifier of the noise that the universal network, `mixed`, finds in it.
+"""Choose between the weights `white` and `mixed` by a classifier of the noise that `mixed` finds in a song.
 
 The probabilities of white noise and of the UrbanSound8K classes are a softmax of linear functions of the band features
-with fluctuation (common.network.confidence), averaged over windows from the whole song. If one noise is more probable
-than all others together, its weights are chosen, otherwise `mixed`. The classifier is stored in the file of `mixed`,
-because its features are computed with these weights.
+with fluctuation (common.network.confidence), averaged over windows from the whole song. If white noise is more probable
+than all others together, `white` is chosen, otherwise `mixed`. The classifier tells the classes apart too rarely to
+choose their weights by it. It is stored in the file of `mixed`, because its features are computed with these weights.
 """
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from common.audio.reading import AudioReader, resample
 from common.errors import AudioError, UserError
-from common.labels import LABELS, MIXED, weights_name
+from common.labels import LABELS, MIXED, WHITE
 from common.network.confidence import WINDOW_SAMPLES, band_features
 from common.network.loading import load_noise_model
 from common.network.noise_model import NoiseModel
-from common.network.weights_files import pretrained_names
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-# Minimum probability of a noise for its weights to be chosen.
+# Minimum probability of white noise for its weights to be chosen.
 LEAST_PROBABILITY = 0.5
 # Number of windows of a song that are classified, evenly spread.
 PROBES = 8
@@ -45,11 +44,9 @@ def noise_probabilities(mixed: NoiseModel, windows: Iterable[np.ndarray]) -> np.
     return (odds / odds.sum(1, keepdims=True)).mean(0)
 
 
-def choose_weights(probabilities: np.ndarray, names: Sequence[str]) -> str:
-    """The weights of the most probable noise if it is probable enough and `names` has them, otherwise MIXED."""
-    best = int(probabilities.argmax())
-    name = weights_name(LABELS[best])
-    return name if probabilities[best] >= LEAST_PROBABILITY and name in names else MIXED
+def choose_weights(probabilities: np.ndarray) -> str:
+    """WHITE if white noise is probable enough, otherwise MIXED; probabilities: of LABELS, (labels,)."""
+    return WHITE if probabilities[LABELS.index(WHITE)] >= LEAST_PROBABILITY else MIXED
 
 
 def probe_windows(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
@@ -65,7 +62,7 @@ def probe_windows(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
 
 def model_for(name: str, device: str = "auto", precision: str = "auto", confidence: bool = True,
               with_print: bool = False) -> Callable[[str | Path], NoiseModel]:
-    """Make a function from an audio file to its model: always the same one, or with AUTO the one that fits its noise.
+    """Make a function from an audio file to its model: always the same one, or with AUTO WHITE or MIXED.
 
     name: a .pth or .onnx file, a name from pretrained_weights, or AUTO. device, precision: see load_noise_model.
     Without `confidence` the whole noise estimate is subtracted. with_print: a noise print will be given, which tells
@@ -86,7 +83,7 @@ def model_for(name: str, device: str = "auto", precision: str = "auto", confiden
     if name != AUTO:
         model = load(name)
         return lambda path: model
-    mixed, names = load(MIXED), pretrained_names()
+    mixed = load(MIXED)
     if mixed.classifier is None:
         raise UserError(f"expected weights with a classifier of noises, but {MIXED} has none: add it with python -m "
                         "common.training classify")
@@ -97,7 +94,7 @@ def model_for(name: str, device: str = "auto", precision: str = "auto", confiden
         if not windows:
             raise AudioError(f"expected audio, but {path} holds no samples: replace or remove it")
         probabilities = noise_probabilities(mixed, windows)
-        name = choose_weights(probabilities, names)
+        name = choose_weights(probabilities)
         likeliest = ", ".join(f"{LABELS[k]} {100 * probabilities[k]:.0f} %" for k in probabilities.argsort()[:-4:-1])
         log.info("%s: its noise sounds like %s; weights %s", path, likeliest, name)
         return load(name)

@@ -63,11 +63,11 @@ def band_features(noisy: np.ndarray, noise: np.ndarray, stft: STFT, fluctuation:
 def confidence_features(noisy: np.ndarray, noise: np.ndarray, print_power: np.ndarray | None = None) -> np.ndarray:
     """Features of each band of windows, (batch, bands, N_FEATURES), or N_FEATURES_WITH_PRINT with prints.
 
-    noisy, noise: mean powers of the sound and of the noise estimate in bands, (batch, bands). print_power: those of the
-    noise print. All are relative to the whole power of the sound and become logarithms: those of the band in sound and
-    estimate, and of the whole estimate; with prints those of the band in the print and of the whole print, and how far
-    the print's band lies below the estimate's. A print that is quieter than what the network found in a band says that
-    some of that is music.
+    noisy, noise, print_power: mean powers in bands of the sound, of the noise estimate and of the noise print, (batch,
+    bands). The features are logarithms of powers relative to the power of the whole sound: the band of the sound, the
+    band of the estimate, the whole estimate. With prints there are three more: the band of the print, the whole print,
+    and the print's band relative to the estimate's, where it is lower. If the print is quieter than the estimate of a
+    band, a part of that estimate is music.
     """
     total = noisy.sum(1, keepdims=True)
     found = [noisy, noise, np.broadcast_to(noise.sum(1, keepdims=True), noise.shape)]

@@ -74,7 +74,7 @@ class DenoisingApp(anywidget.AnyWidget):
     def __init__(self, input_path: str | Path = "", device: str = "auto"):
         words = {weights_name(name): name.replace("_", " ") for name in CLASS_NAMES}
         names = [(name, f"{name}: {words[name]}" if name in words else name) for name in pretrained_names()]
-        super().__init__(weights=[(AUTO, "auto: what fits the noise"), *names],
+        super().__init__(weights=[(AUTO, "auto: white noise or any other"), *names],
                          suffix=[(suffix, suffix[1:]) for suffix in OUTPUT_SUFFIXES])
         self._device, self._path, self._overview = device, Path(input_path), None
         self._folder, self._files, self._cancelled = _folder(), {}, Event()

@@ -28,7 +28,8 @@ from common.network.weights_files import find_weights
 from common.path_checks import check_outputs
 from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, train, validate
-from common.training.mixtures import MixtureSettings, MixtureSource, pool_sources, pool_validation
+from common.training.mixture_validation import pool_sources, pool_validation
+from common.training.mixtures import MixtureSettings, MixtureSource
 from common.training.processes import Processes
 from common.training.recipe import format_table, run_recipe
 from common.training.settings import Execution, TrainSettings
@@ -174,6 +175,7 @@ def _parser():
     commands = parser.add_subparsers(required=True, parser_class=Parser)
 
     def command(name, function, text, *shared):
+        """Add a command with its example from the module's docstring; shared: its arguments of SHARED."""
         example = next(line for line in __doc__.splitlines() if f"common.training {name} " in line)
         made = commands.add_parser(name, description=text, help=text, epilog="example:\n" + example)
         made.set_defaults(function=function)

@@ -7,33 +7,19 @@ batch. The draws are made on the host; the samples are gathered and mixed on the
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from common.cli import setting
 from common.data.pool import CLIP_PEAK, POWER_BLOCK, SONG, Clip, Pool
-from common.data.silence import measurable
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
-from common.network import tensor_stft
-from common.network.model import Denoiser, autocast
-from common.network.noise_print import LEAST_PRINT_SECONDS, TEST_PRINT_SECONDS, print_power
-from common.network.stft import SAMPLE_RATE, SEGMENT_SAMPLES
+from common.network.noise_print import LEAST_PRINT_SECONDS
+from common.network.stft import SAMPLE_RATE
 from common.seeds import stream
+from common.training.synthetic_noise import SYNTHETIC, synthetic
 
-# Power density over frequency in Hz, up to a factor: white, 1/f, 1/f^2, and tape hiss, which rises up to about 4 kHz.
-# The density is constant below 20 Hz, which is inaudible.
-SPECTRA = {
-    "white": torch.ones_like,
-    "pink": lambda f: 1 / f.clamp(min=20),
-    "brown": lambda f: 1 / f.clamp(min=20).square(),
-    "hiss": lambda f: f.square() / (f.square() + 4000**2),
-}
-HUM = "hum"  # harmonics of the mains frequency
-SYNTHETIC = (*SPECTRA, HUM)
-MAINS_HZ, HUM_HARMONICS = (50.0, 60.0), 12
 CLASSES, OTHER = "classes", "other"
 # The meaning of "mixed": 3/5 UrbanSound8K classes, 1/5 other recorded noises, 1/5 white noise.
 MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
@@ -43,8 +29,8 @@ QUIET, MAX_DRAWS = 1e-3, 10
 PRINT_SHARE_OF_CLIP = 1 / 3
 # Taps of the interpolating sinc on either side.
 HALF_TAPS = 4
-# Ranges of the transition band of a low-pass filter, as a share of its end, and of its stop band, in dB: those of
-# lossy codecs and of sample rate converters.
+# Ranges of the low-pass filters, as lossy codecs and sample rate converters have them: the width of the transition band
+# as a share of the highest frequency, and the gain above it in dB.
 TRANSITION, STOP_BAND_DB = (0.005, 0.1), (-120.0, -60.0)
 
 
@@ -57,8 +43,8 @@ class MixtureSettings:
     (MIXED_NOISES). The two recorded noises of a pair share neither label nor recording. snr_db: of a clip's whole level
     against the song's. target_snr_offset_db: None draws the target's SNR from snr_db too (common.training.losses
     compares both). A noise print is another stretch of the input's noise at the same level. The speed of a noise also
-    moves up the band of recordings with low sample rates. A low-pass filter takes the top band of input, target and
-    print alike, as a lossy codec takes it of a whole recording.
+    moves up the band of recordings with low sample rates. A low-pass filter removes the top band of input, target
+    and print together, as a lossy codec removes that of a whole recording.
     """
 
     noise: str = setting(
@@ -334,80 +320,3 @@ def _interpolate(samples, start, length, first, speed, n, n_read):
         total.addcmul_(read.gather(1, whole + (tap + HALF_TAPS - 1)), weight)
         norm += weight
     return total.div_(norm)
-
-
-def synthetic(name: str, seed: int, n_samples: int, device: str | torch.device = "cpu") -> torch.Tensor:
-    """Make a noise of SYNTHETIC at SAMPLE_RATE with an expected RMS of 1, (n_samples,).
-
-    Processors and GPUs give different noises for one seed.
-    """
-    generator = torch.Generator(device).manual_seed(seed)
-    if name == HUM:
-        return _hum(generator, n_samples, device)
-    white = torch.randn(n_samples, generator=generator, device=device)
-    if name == "white":
-        return white
-    frequency = torch.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE, device=device)
-    power = SPECTRA[name](frequency)
-    return torch.fft.irfft(torch.fft.rfft(white) * (power / power.mean()).sqrt(), n_samples)
-
-
-def _hum(generator, n_samples, device):
-    """Make harmonics of 50 or 60 Hz with random phases; their random strengths fall by about 1/n."""
-    random = torch.rand(3, HUM_HARMONICS, generator=generator, device=device)
-    mains = torch.where(random[2, 0] < 0.5, *MAINS_HZ)
-    n = torch.arange(1, HUM_HARMONICS + 1, device=device)
-    strength = random[0] / n
-    strength = strength / (strength.square().sum() / 2).sqrt()
-    seconds = torch.arange(n_samples, device=device) / SAMPLE_RATE
-    return strength @ torch.sin(2 * torch.pi * (mains * n[:, None] * seconds + random[1, :, None]))
-
-
-class MixtureValidation:
-    """`n` mixtures of `n_samples` that are always the same, measured against their clean songs.
-
-    has_prints: whether gains() can give the model noise prints.
-    """
-
-    def __init__(self, source: MixtureSource, n: int, n_samples: int, batch_size: int = 8):
-        self.source, self.n, self.n_samples, self.batch_size = source, n, n_samples, batch_size
-        self.has_prints, self.songs_and_recordings = source.mixture.print_share > 0, source.songs_and_recordings
-
-    def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
-        """Return the SNR improvement in dB of each mixture of `part`, None without song or noise.
-
-        The model must be on the pool's device. with_print: the model is given the noise prints.
-        """
-        found, numbers = [], range(self.n)[part]
-        device = str(self.source.pool.samples.device)
-        for first in range(0, len(numbers), self.batch_size):
-            where = 0, 0, numbers[first : first + self.batch_size], self.n_samples
-            noisy, clean = self.source.batch(*where)
-            power = print_power(tensor_stft.frames(model.stft, self.source.prints(*where))) if with_print else None
-            with torch.inference_mode(), autocast(device):
-                estimate = model(noisy, print_power=power)
-            before = _snr_db(clean, noisy)
-            gains = (_snr_db(clean, estimate) - before).tolist()
-            found += [gain if known else None for gain, known in zip(gains, measurable(before).tolist(), strict=True)]
-        return found
-
-
-def _snr_db(reference, estimate):
-    return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))
-
-
-def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: int, device: str = "cpu"
-                 ) -> tuple[MixtureSource, MixtureValidation]:
-    """Return training batches from a pool, and the validation on `n_validation` mixtures of it."""
-    pool = Pool.load(folder, device)
-    return MixtureSource(pool, settings), pool_validation(pool, settings, n_validation)
-
-
-def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureValidation:
-    """Return the validation on `n` mixtures of 3.74 s of the validation split, of songs at their own speed.
-
-    Each mixture has a print of TEST_PRINT_SECONDS if its noise is long enough.
-    """
-    settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0), print_share=1.0,
-                       print_seconds=(TEST_PRINT_SECONDS,) * 2)
-    return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)

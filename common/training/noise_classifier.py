@@ -1,4 +1,4 @@
-"""Training the classifier of noises that `--model auto` uses to choose weights (common.denoising.auto)."""
+"""Training the classifier of noises that `--model auto` uses to recognise white noise (common.denoising.auto)."""
 
 import torch
 from torch.nn import functional as F

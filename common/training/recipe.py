@@ -20,7 +20,8 @@ from common.network.checkpoints import load_weights, save_weights
 from common.small_files import read_json, write_csv, write_text
 from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, best_epoch, train, validate
-from common.training.mixtures import MixtureSettings, MixtureSource, pool_validation
+from common.training.mixture_validation import pool_validation
+from common.training.mixtures import MixtureSettings, MixtureSource
 from common.training.settings import Execution, TrainSettings, new_model
 from common.training.weight_averaging import average
 
