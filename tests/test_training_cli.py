@@ -62,6 +62,7 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     call(*flags, 0)
     bold, info = load_weights(tmp_path / "p.pth")
     assert bold.confidence is None and bold.print_confidence is None
+    assert info["confidence"] is None and info["print_confidence"] is None
     assert info["validation_with_print_db"] == pytest.approx(plain, abs=0.05)  # of waveforms; in bands until here
 
 

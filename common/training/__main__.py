@@ -115,25 +115,23 @@ def _publish(args):
     model, info = load_weights(args.model, device)
     pool, mixture = Pool.load(args.data, device), MixtureSettings(**given(args, MixtureSettings))
     validation = pool_validation(pool, mixture, args.n_validation)
+    scores = (IMPROVEMENT, IMPROVEMENT_WITH_PRINT)[: 1 + model.takes_print]
     if args.calibration_pairs:
         pairs = MixtureSource(pool, replace(mixture, print_share=1.0))
         prior = load_weights(args.prior)[0] if args.prior else None
         found = calibrate(model, pairs, validation.source, args.calibration_pairs, args.n_validation, prior)
-        info |= found
-        (plain, kept), *printed = ((x["plain_db"], x["improvement_db"]) for x in found.values())
+        gains = [(values["plain_db"], values["improvement_db"]) for values in found.values()]
     else:
         model.confidence = model.print_confidence = None
-        plain = kept = validate(model, validation)
-        printed = [[validate(model, validation, with_print=True)] * 2] if model.takes_print else []
-    info |= {"noise": mixture.noise} | args.info | {IMPROVEMENT: kept}
+        found = dict.fromkeys(("confidence", "print_confidence")[: len(scores)])
+        gains = [(validate(model, validation, with_print=name == IMPROVEMENT_WITH_PRINT),) * 2 for name in scores]
+    info |= found | {"noise": mixture.noise} | args.info
+    info |= {name: kept for name, (_, kept) in zip(scores, gains, strict=True)}
     settings = info.get("settings", {})
     for values, key in ((info, "data"), (settings, "start"), (settings, "branch")):
         if values.get(key):
             values[key] = Path(values[key]).name  # its folder on this machine does not go to others
-    if printed:
-        info[IMPROVEMENT_WITH_PRINT] = printed[0][1]
     save_weights(model, args.output, info, half=True)
-    gains = [(plain, kept), *printed]
     log.info("SNR improvement on %d validation mixtures: %s; %s written, %.1f MB", args.n_validation,
              ", ".join(f"{a:+.2f} dB plain and {b:+.2f} dB as published{' with noise prints' * n}"
                        for n, (a, b) in enumerate(gains)), args.output, Path(args.output).stat().st_size / 1e6)

@@ -71,9 +71,10 @@ def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 
             noise = noisy - model(noisy, print_power=heard)
         known = measurable(10 * torch.log10(target.square().sum(-1) / (noisy - target).square().sum(-1))).cpu().numpy()
         n_silent += int((~known).sum())
-        known &= True if heard is None else (heard > 0).any(1).cpu().numpy()
-        rows.append([x[known] for x in _measured(*(model.stft.forward(x.cpu().numpy()) for x in
-                                                   (noisy, noise, noisy - target)), heard)])
+        if heard is not None:
+            known &= (heard > 0).any(1).cpu().numpy()
+        spectra = (model.stft.forward(x.cpu().numpy()) for x in (noisy, noise, noisy - target))
+        rows.append([x[known] for x in _measured(*spectra, heard)])
     if n_silent:
         log.info(LEFT_OUT, "calibration", n_silent, n)
     return Windows(*(torch.from_numpy(np.concatenate(values)).double() for values in zip(*rows, strict=True)))
