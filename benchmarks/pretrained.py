@@ -3,7 +3,7 @@
     python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32] [--speech]
 
 SET is the output of python -m common.evaluation. All weights denoise as the command does; the first two also without
-confidence, and the universal ones also with the segments' noise prints. BASELINES and oracles are measured for
+confidence, and with the segments' noise prints if they take one. BASELINES and oracles are measured for
 comparison. Writes metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and
 confusion.png (the weights that `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and
 snr_mixed.png (all segments, the noise's weights), and trade_offs.png (effect of the confidence on validation mixtures,
@@ -51,8 +51,8 @@ def segment_estimates(segment, forms):
     call = functools.cache(lambda name, *settings: _denoised(forms[name], segment, *settings))
     estimates = {MIXED: call(MIXED), MIXED + UNLIMITED: call(MIXED, False), OWN: call(own),
                  OWN + UNLIMITED: call(own, False), AUTO: call(picked)}
-    if segment.noise_print is not None and forms[MIXED].takes_print:
-        estimates[MIXED + WITH_PRINT] = call(MIXED, True, True)
+    estimates |= {method + WITH_PRINT: call(name, True, True) for method, name in ((MIXED, MIXED), (OWN, own))
+                  if segment.noise_print is not None and forms[name].takes_print}
     return estimates, picked
 
 
@@ -98,16 +98,15 @@ def main():
     table = pd.crosstab(picks.noise, picks.picked)
     table.to_csv(args.output / "confusion.csv")
     figures.confusion(table).savefig(args.output / "confusion.png", dpi=80)
-    shown = summary[summary.method.isin([OWN, MIXED, AUTO, MIXED + WITH_PRINT, BASELINES[0]])]
+    shown = summary[summary.method.isin([OWN, MIXED, OWN + WITH_PRINT, MIXED + WITH_PRINT, BASELINES[0]])]
     plots.improvement_bars(shown).savefig(args.output / "improvement_by_noise.png", dpi=80)
     figures.improvement_panels(rows, OWN).savefig(args.output / "improvement_panels.png", dpi=80)
     for noise, method in ((WHITE, OWN), (MIXED, OWN)):
         plots.snr_distributions(rows[rows.noise == noise], method).savefig(args.output / f"snr_{noise}.png", dpi=80)
     curves = {name: info["confidence"] for name, (_, info) in loaded.items()}
-    curves |= {name + WITH_PRINT: info["print_confidence"] for name, (_, info) in loaded.items()
-               if "print_confidence" in info}
-    figures.trade_offs(curves).savefig(
-        args.output / "trade_offs.png", dpi=80)
+    if loaded[MIXED][0].takes_print:
+        curves[MIXED + WITH_PRINT] = loaded[MIXED][1]["print_confidence"]
+    figures.trade_offs(curves).savefig(args.output / "trade_offs.png", dpi=80)
     print(f"{format_summary(summary)}\n\n{table.to_string()}\n\nmanifest {manifest_sha256(pairs)[:8]}, "
           f"precision {args.precision}")
 
