@@ -1,7 +1,6 @@
 """Figures of the benchmarks' results."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -66,19 +65,4 @@ def trade_offs(curves: dict[str, dict]) -> Figure:
     axes.set(xlabel="validation mixtures made worse (%)", ylabel="mean SNR improvement (dB)",
              title="dot: as published, cross: without confidence")
     figure.legend(loc="outside right center", fontsize=8)
-    return figure
-
-
-def confusion(table: pd.DataFrame) -> Figure:
-    """Draw how often weights (columns) were picked for a noise (rows), in percent of a row's segments."""
-    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
-    share = 100 * table.div(table.sum(axis=1), axis=0)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    for (i, j), value in np.ndenumerate(share.to_numpy()):
-        if value >= 0.5:
-            axes.text(j, i, f"{value:.0f}", ha="center", va="center", color="white" if value > 55 else "black",
-                      fontsize=8)
-    axes.set_xticks(range(len(share.columns)), share.columns, rotation=60, ha="right")
-    axes.set_yticks(range(len(share.index)), share.index)
-    axes.set(xlabel="weights picked", ylabel="noise", title="percent of the segments of a noise")
     return figure

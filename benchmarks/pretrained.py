@@ -4,10 +4,9 @@
 
 SET is the output of python -m common.evaluation. All weights denoise as the command does; the first two also without
 confidence, and with the segments' noise prints if they take one. BASELINES and oracles are measured for
-comparison. Writes metrics.csv (a row per segment and method), summary.csv and summary.md, confusion.csv and
-confusion.png (the weights that `auto` picked), improvement_by_noise.png, improvement_panels.png, snr_white.png and
-snr_mixed.png (all segments, the noise's weights), and trade_offs.png (effect of the confidence on validation mixtures,
-from the weights files).
+comparison. Writes metrics.csv (a row per segment and method), summary.csv and summary.md, picks.csv (the weights that
+`auto` picks), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (all segments, the
+noise's weights), and trade_offs.png (effect of the confidence on validation mixtures, from the weights files).
 """
 
 import functools
@@ -96,8 +95,7 @@ def main():
     summary.to_csv(args.output / "summary.csv", index=False)
     (args.output / "summary.md").write_text(markdown_table(summary) + "\n", encoding="utf-8")
     table = pd.crosstab(picks.noise, picks.picked)
-    table.to_csv(args.output / "confusion.csv")
-    figures.confusion(table).savefig(args.output / "confusion.png", dpi=80)
+    table.to_csv(args.output / "picks.csv")
     shown = summary[summary.method.isin([OWN, MIXED, OWN + WITH_PRINT, MIXED + WITH_PRINT, BASELINES[0]])]
     plots.improvement_bars(shown).savefig(args.output / "improvement_by_noise.png", dpi=80)
     figures.improvement_panels(rows, OWN).savefig(args.output / "improvement_panels.png", dpi=80)

@@ -70,7 +70,7 @@ def test_pretrained(corpus, call, tmp_path):
     n = rows.groupby("method").size()
     assert set(n[n == 4].index) == blind and set(n[n < 4]) == {2}  # white noise has a print, the siren none
     assert set(n.index) - blind >= {"Wiener with a print", "noisereduce with a print"}
-    table = pd.read_csv(tmp_path / "out" / "confusion.csv", index_col=0)
+    table = pd.read_csv(tmp_path / "out" / "picks.csv", index_col=0)
     assert table.to_numpy().sum() == 4 and list(table.index) == ["siren", "white"]
     assert "manifest" in done.stdout and (tmp_path / "out" / "trade_offs.png").stat().st_size > 5000
     gains = rows[rows.noise == "white"].groupby("method").snr_improvement_db.mean()

@@ -73,13 +73,6 @@ def test_trade_offs_mark_what_was_chosen():
     assert curves[:3] == [[[20, 2.0], [10, 1.9]], [[10, 1.9]], [[30, 1.5]]] and len(axes.lines) == 7
 
 
-def test_confusion_shows_the_share_of_each_row():
-    table = pd.DataFrame({"class8": [3, 0], "mixed": [1, 5]}, index=["siren", "white"])
-    axes = figures.confusion(table).axes[0]
-    assert [(t.get_text(), t.get_position()) for t in axes.texts] == [
-        ("75", (0, 0)), ("25", (1, 0)), ("100", (1, 1))]
-
-
 def test_bars_have_their_intervals():
     table = pd.DataFrame([
         {"noise": n, "method": m, "improvement_db": g, "interval_low_db": g - 1, "interval_high_db": g + 2}
