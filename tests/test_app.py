@@ -147,7 +147,7 @@ def test_a_song_is_denoised_in_the_browser(opened, app, noisy, tmp_path):
     part(opened, "suffix").select_option(".aiff")
     assert click(opened, "denoise") == ""
     outcome = part(opened, "told").inner_text()
-    assert "the weights are mixed" in outcome and re.search(r"4\.0 s of audio in .* s; what was removed is", outcome)
+    assert "weights white" in outcome and re.search(r"4\.0 s of audio in .* s; what was removed is", outcome)
 
     player = opened.frame_locator("[data-part=player]")
     player.get_by_role("button", name="Play").click()
@@ -157,7 +157,7 @@ def test_a_song_is_denoised_in_the_browser(opened, app, noisy, tmp_path):
         player.get_by_role("button", name=version, pressed=True).wait_for()
 
     settings = DenoiseSettings(0.8, noise_print=(0.2, 1.4))
-    denoise_file(model_for("mixed")(noisy), noisy, tmp_path / "denoised.aiff", settings, tmp_path / "removed.aiff")
+    denoise_file(model_for("white")(noisy), noisy, tmp_path / "denoised.aiff", settings, tmp_path / "removed.aiff")
     for name in ("denoised", "removed"):
         with opened.expect_download() as download:
             opened.get_by_role("button", name=f"download a song.{name}.aiff").click()

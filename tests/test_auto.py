@@ -7,7 +7,7 @@ from common.data.pool import SONG, Clip, Pool
 from common.denoising import auto
 from common.denoising.auto import PROBES, choose_weights, model_for, noise_probabilities, probe_windows
 from common.errors import AudioError, UserError
-from common.labels import CLASS_NAMES, LABELS, MIXED, weights_name
+from common.labels import CLASS_NAMES, LABELS, weights_name
 from common.network import weights_files
 from common.network.checkpoints import load_weights, save_weights
 from common.network.confidence import WINDOW_SAMPLES, FeatureModel
@@ -127,8 +127,3 @@ def test_probabilities_are_those_of_all_windows(monkeypatch):
     found = noise_probabilities(Universal(), np.array([[[50.0, 0.0]], [[0.0, 50.0]]]))
     assert found.shape == (len(LABELS),) and found.sum() == pytest.approx(1)
     assert found[0] == pytest.approx(0.5, abs=0.01)
-
-
-def test_with_a_print_auto_means_the_universal_weights(pretrained):
-    model, expected = model_for("auto", "cpu", with_print=True)(None), model_for(MIXED, "cpu")(None)
-    assert all(torch.equal(x, expected.state_dict()[name]) for name, x in model.state_dict().items())

@@ -292,22 +292,9 @@ def test_the_command_refuses_before_any_work(main, noisy, tmp_path, flags, messa
     assert not (tmp_path / "out.wav").exists()
 
 
-def test_the_command_tells_of_weights_without_prints(main, model, old_model, noisy, monkeypatch, tmp_path):
-    """At once, whether the weights are given or picked."""
+def test_the_command_tells_of_weights_without_prints(main, noisy, tmp_path):
     noisy()
-    for weights, picked in (("old.pth", None), ("auto", old_model)):
-        if picked:
-            monkeypatch.setattr(batch, "model_for", lambda *_: lambda path: old_model)
-        with pytest.raises(CallError, match="weights that take a noise print"):
-            main("noisy.wav", "-o", "out.wav", "--noise-print", "0-1", weights=weights)
-        assert not (tmp_path / "out.wav").exists()
-        main("noisy.wav", "-o", "found.wav", "--noise-print", "auto", weights=weights)
-
-
-def test_auto_knows_that_a_print_is_given(main, model, noisy, monkeypatch):
-    noisy()
-    calls = []
-    monkeypatch.setattr(batch, "model_for", lambda *args: calls.append(args) or (lambda path: model))
-    for flags in ([], ["--noise-print", "0-1"], ["--noise-print", "auto"], ["--noise-print-file", "noisy.wav"]):
-        main("noisy.wav", "-o", "out.wav", *flags, weights="auto")
-    assert [args[-1] for args in calls] == [False, True, True, True]
+    with pytest.raises(CallError, match="weights that take a noise print"):
+        main("noisy.wav", "-o", "out.wav", "--noise-print", "0-1", weights="old.pth")
+    assert not (tmp_path / "out.wav").exists()
+    main("noisy.wav", "-o", "found.wav", "--noise-print", "auto", weights="old.pth")

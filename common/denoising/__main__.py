@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_bits(args.bits, jobs)
     if isinstance(noise_print, Path):
         check_outputs([(path, job.source) for job in jobs for path in job.outputs], [noise_print])
-    model_of = model_for(args.model, args.device, args.precision, args.confidence, noise_print is not None)
-    if args.model != AUTO or noise_print is not None:
+    model_of = model_for(args.model, args.device, args.precision, args.confidence)
+    if args.model != AUTO:
         check_print(model_of(None), noise_print)
 
     def denoise(job):

@@ -60,18 +60,14 @@ def probe_windows(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
                 yield resample(block, reader.sample_rate, sample_rate)
 
 
-def model_for(name: str, device: str = "auto", precision: str = "auto", confidence: bool = True,
-              with_print: bool = False) -> Callable[[str | Path], NoiseModel]:
+def model_for(name: str, device: str = "auto", precision: str = "auto", confidence: bool = True
+              ) -> Callable[[str | Path], NoiseModel]:
     """Make a function from an audio file to its model: always the same one, or with AUTO WHITE or MIXED.
 
     name: a .pth or .onnx file, a name from pretrained_weights, or AUTO. device, precision: see load_noise_model.
-    Without `confidence` the whole noise estimate is subtracted. with_print: a noise print will be given, which tells
-    more than the classifier; AUTO then means the universal weights. With AUTO the function raises AudioError for a file
+    Without `confidence` the whole noise estimate is subtracted. With AUTO the function raises AudioError for a file
     that is empty or cannot be decoded.
     """
-    if name == AUTO and with_print:
-        log.info("a noise print is given: the weights are %s", MIXED)
-        name = MIXED
 
     @functools.cache
     def load(name):

@@ -159,7 +159,7 @@ class DenoisingApp(anywidget.AnyWidget):
 
         with _log_lines() as lines:
             settings = DenoiseSettings(strength, noise_print=noise_print)
-            model = model_for(weights, self._device, with_print=noise_print is not None)(self._path)
+            model = model_for(weights, self._device)(self._path)
             report = denoise_file(model, self._path, targets["denoised"], settings, targets["removed"], progress)
         took = time.monotonic() - started
         self._tell("preparing the player")
