@@ -2,11 +2,11 @@
 
     python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32] [--speech]
 
-SET is the output of python -m common.evaluation. All weights denoise as the command does; the first two also without
-confidence, and with the segments' noise prints if they take one. BASELINES and oracles are measured for
-comparison. Writes metrics.csv (a row per segment and method), summary.csv and summary.md, picks.csv (the weights that
-`auto` picks), improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (all segments, the
-noise's weights), and trade_offs.png (effect of the confidence on validation mixtures, from the weights files).
+SET is the output of python -m common.evaluation. All weights denoise as the command does, also with the segments'
+noise prints if they take one; the first two also without confidence. BASELINES are measured for comparison. Writes
+metrics.csv (a row per segment and method), summary.csv and summary.md, picks.csv (the weights that `auto` picks),
+improvement_by_noise.png, improvement_panels.png, snr_white.png and snr_mixed.png (all segments, the noise's weights),
+and trade_offs.png (effect of the confidence on validation mixtures, from the weights files).
 """
 
 import functools
@@ -50,8 +50,9 @@ def segment_estimates(segment, forms):
     call = functools.cache(lambda name, *settings: _denoised(forms[name], segment, *settings))
     estimates = {MIXED: call(MIXED), MIXED + UNLIMITED: call(MIXED, False), OWN: call(own),
                  OWN + UNLIMITED: call(own, False), AUTO: call(picked)}
-    estimates |= {method + WITH_PRINT: call(name, True, True) for method, name in ((MIXED, MIXED), (OWN, own))
-                  if segment.noise_print is not None and forms[name].takes_print}
+    if segment.noise_print is not None:
+        estimates |= {method + WITH_PRINT: call(name, True, True)
+                      for method, name in ((MIXED, MIXED), (OWN, own), (AUTO, picked)) if forms[name].takes_print}
     return estimates, picked
 
 

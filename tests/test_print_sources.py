@@ -214,6 +214,19 @@ def test_a_channel_without_noise_in_the_print_is_refused(noisy, tmp_path, caplog
     assert report["noise_print"]
 
 
+@pytest.mark.parametrize("source", [(0, 1), FIND, "file"])
+def test_a_silent_recording_needs_no_print(source, tmp_path, rng):
+    """A folder may hold one: it is no error."""
+    path = tmp_path / "silent.wav"
+    write_audio(path, np.zeros((2, 88200)), 44100)
+    if source == "file":
+        source = tmp_path / "print.wav"
+        write_audio(source, 0.01 * rng.standard_normal((2, 44100)), 44100)
+    report = denoise_file(Denoiser(Wiener(), STFT()), path, tmp_path / "out.wav", DenoiseSettings(noise_print=source))
+    assert report["noise_print"] is None and np.isnan(report["removed_db"])
+    assert not read_audio(tmp_path / "out.wav")[0].any()
+
+
 def test_no_more_is_read_than_the_print_needs(noisy, monkeypatch):
     path, audio = noisy(seconds=6)
     reached = []

@@ -13,7 +13,7 @@ from common.denoising.files import DenoiseSettings, denoise_file, log_progress
 from common.denoising.jobs import check_foreign_files, plan, run_jobs
 from common.denoising.print_sources import FIND, check_print, print_source
 from common.errors import CallError
-from common.labels import MIXED
+from common.labels import MIXED, WHITE
 from common.network.noise_model import DEVICES, PRECISIONS
 from common.network.weights_files import find_weights, pretrained_names
 from common.path_checks import check_outputs
@@ -38,8 +38,7 @@ def _parser():
         "suffix, a folder that repeats the tree of the inputs. Files in it that were finished with the same settings "
         "are skipped. Without this flag each result lies beside its input, as NAME.denoised, in the input's format")
     add("--model", default=AUTO, help="a .pth or .onnx file, a name from pretrained_weights "
-        f"({', '.join(pretrained_names())}), or {AUTO}: for each file white if its noise is white, "
-        f"otherwise {MIXED}; {MIXED} with a noise print")
+        f"({', '.join(pretrained_names())}), or {AUTO}: for each file {WHITE} if its noise is white, otherwise {MIXED}")
     add_settings(parser, DenoiseSettings, leave_out=("subtype", "noise_print"))
     add("--no-confidence", dest="confidence", action="store_false", help="subtract the whole noise estimate, also "
         "where the network is unsure")

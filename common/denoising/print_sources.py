@@ -121,12 +121,12 @@ def measure_print(model: NoiseModel, source: tuple[Span, ...] | Path | str | Non
     power at the model's rate, (channels, bins), and its origin as plain values (pairs of seconds or a path), both None
     without a print. If a file has another number of channels than the recording, all channels get its mean power.
 
-    Raises CallError for a print that does not fit: times after the recording's end, less than LEAST_PRINT_SECONDS,
-    silent, or louder than the recording. A print that FIND finds and that does not fit is not used, and the log says
-    so.
+    A recording that is silent has no noise, and needs no print. Raises CallError for a print that does not fit: times
+    after the recording's end, less than LEAST_PRINT_SECONDS, silent, or louder than the recording. A print that FIND
+    finds and that does not fit is not used, and the log says so.
     """
     check_print(model, source)
-    if source is None:
+    if source is None or not (level >= LEAST_NORMALISED_RMS).any():
         return None, None
     if source != FIND:
         return _measure(model.stft, source, reader, level)
@@ -202,8 +202,8 @@ def _check_level(words, power, stft, level, path):
     """Raise CallError if a print is silent in a channel in which the recording is not, or louder than the recording."""
     two_sided = 2 * power.sum(-1) - power[..., 0] - power[..., -1]
     rms = np.sqrt(two_sided / np.square(stft.window()).sum())
-    silent = (rms < LEAST_NORMALISED_RMS) & (level >= LEAST_NORMALISED_RMS)
-    if silent.any() or not (rms >= LEAST_NORMALISED_RMS).any():
+    silent = rms < LEAST_NORMALISED_RMS
+    if (silent & (level >= LEAST_NORMALISED_RMS)).any():
         raise CallError(f"expected a noise print that holds noise, but {words} is silent"
                         f"{'' if silent.all() else ' in a channel'}: choose another moment")
     louder_db = 10 * np.log10(np.square(rms).mean() / max(np.square(level).mean(), LEAST_NORMALISED_RMS**2))
