@@ -9,5 +9,9 @@ LABELS = (WHITE, *CLASS_NAMES)
 
 
 def weights_name(noise: str) -> str:
-    """The name of the pretrained weights for a noise: class0 ... class9 for UrbanSound8K's classes, else its own."""
-    return f"class{CLASS_NAMES.index(noise)}" if noise in CLASS_NAMES else noise
+    """The name of the pretrained weights for a noise: class0 ... class9 for UrbanSound8K's classes, else its own.
+
+    A class may be written as people write it: `dog_bark`, `dog bark`, `Dog-bark`.
+    """
+    label = noise.strip().lower().replace(" ", "_").replace("-", "_")
+    return f"class{CLASS_NAMES.index(label)}" if label in CLASS_NAMES else noise

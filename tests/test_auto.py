@@ -6,7 +6,7 @@ from common.audio.writing import write_audio
 from common.data.pool import SONG, Clip, Pool
 from common.denoising import auto
 from common.denoising.auto import PROBES, choose_weights, model_for, noise_probabilities, probe_windows
-from common.errors import AudioError, UserError
+from common.errors import AudioError, CallError, UserError
 from common.labels import CLASS_NAMES, LABELS, weights_name
 from common.network import weights_files
 from common.network.checkpoints import load_weights, save_weights
@@ -31,7 +31,10 @@ def test_white_is_chosen_where_it_is_likelier_than_all_others():
 def test_weights_are_found_by_number_and_by_noise(tmp_path, monkeypatch):
     monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path)
     (tmp_path / "class3.pth").touch()
-    assert find_weights("class3") == find_weights("dog_bark") == tmp_path / "class3.pth"
+    for words in ("class3", "dog_bark", "dog bark", "Dog-Bark", " DOG BARK"):
+        assert find_weights(words) == tmp_path / "class3.pth"
+    with pytest.raises(CallError, match=r"names class3 \(dog_bark\), but dog barks does not exist"):
+        find_weights("dog barks")
     assert [weights_name(name) for name in ("white", "mixed", *CLASS_NAMES)] == ["white", "mixed"] + [
         f"class{k}" for k in range(10)]
 

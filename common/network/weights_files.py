@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from common.errors import CallError
-from common.labels import weights_name
+from common.labels import CLASS_NAMES, weights_name
 
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained_weights"
 EXPORTED = ".onnx"
@@ -27,8 +27,10 @@ def find_weights(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise CallError(f"expected a .pth or .onnx file or one of the names {', '.join(pretrained_names())}, but "
-                        f"{path} {what}: choose a name or check the path")
+        words = {weights_name(name): f"{weights_name(name)} ({name})" for name in CLASS_NAMES}
+        names = ", ".join(words.get(name, name) for name in pretrained_names())
+        raise CallError(f"expected a .pth or .onnx file or one of the names {names}, but {path} {what}: choose a name "
+                        "or check the path")
     return path
 
 
