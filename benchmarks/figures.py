@@ -66,3 +66,22 @@ def trade_offs(curves: dict[str, dict]) -> Figure:
              title="dot: as published, cross: without confidence")
     figure.legend(loc="outside right center", fontsize=8)
     return figure
+
+
+def learning_curve(table: pd.DataFrame) -> Figure:
+    """Draw the validation SNR improvement over optimiser steps, a line for each run and a dot where it was best.
+
+    table: run, steps, validation_snr_improvement_db, validation_with_print_db and best (bool).
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    kinds = {"validation_with_print_db": ("with a noise print", "removed"),
+             "validation_snr_improvement_db": ("without", "denoised")}
+    for column, (label, colour) in kinds.items():
+        for number, rows in table.groupby("run"):
+            best = rows[rows.best].iloc[-1]
+            axes.plot(rows.steps, rows[column], "-", color=COLOURS[colour], label=label if number == 1 else None)
+            axes.plot(best.steps, best[column], "o", color=COLOURS[colour])
+    axes.set(xlabel="optimiser steps", ylabel="SNR improvement (dB)",
+             title="validation mixtures; dot: the weights that the next run begins with")
+    axes.legend(loc="lower right")
+    return figure

@@ -100,3 +100,19 @@ def test_two_copies(call, corpus, tmp_path):
     done = call("-m", "benchmarks.two_copies", "--path-songs", tmp_path, "--path-noises", corpus[1], "--cases", 1)
     misaligned, song_over_error = map(float, done.stdout.split()[-2:])
     assert misaligned < 0.1 and song_over_error > 30
+
+
+def test_training_curve_counts_on_from_the_best_step_of_the_run_before(call, tmp_path):
+    for name, gains, best in (("first", (1.0, 2.0, 1.5), 1), ("second", (1.8, 2.5), 1)):
+        rows = pd.DataFrame({"epoch": range(1, len(gains) + 1), "steps": [100 * (k + 1) for k in range(len(gains))],
+                             "validation_snr_improvement_db": gains, "validation_with_print_db": gains,
+                             "learning_rate": 1e-3, "best": [k == best for k in range(len(gains))]})
+        (tmp_path / name).mkdir()
+        rows.to_csv(tmp_path / name / "history.csv", index=False)
+    at_once, later = tmp_path / "at_once.png", tmp_path / "later.png"
+    call("-m", "benchmarks.training_curve", tmp_path / "first", tmp_path / "second", "--first-step", 50, "-o", at_once)
+    table = pd.read_csv(at_once.with_suffix(".csv"))
+    assert table.steps.tolist() == [150, 250, 350, 350, 450] and table.run.tolist() == [1, 1, 1, 2, 2]
+    call("-m", "benchmarks.training_curve", tmp_path / "first", "--first-step", 50, "-o", later)
+    call("-m", "benchmarks.training_curve", later.with_suffix(".csv"), tmp_path / "second", "-o", later)
+    assert pd.read_csv(later.with_suffix(".csv")).equals(table) and later.stat().st_size > 0
