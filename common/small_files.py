@@ -24,6 +24,11 @@ def c_name(path: str | Path) -> str | bytes:
     return os.fspath(path) if os.name == "nt" else os.fsencode(path)
 
 
+def ffmpeg_name(path: str | Path) -> str:
+    """Return a path in the form that FFmpeg needs, which takes the beginning of a name with a colon for a protocol."""
+    return f"file:{os.fspath(path)}"
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text to a temporary file beside `path`, then rename it: a kill leaves the old file or the new one."""
     path = Path(path)

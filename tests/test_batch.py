@@ -404,7 +404,7 @@ def test_what_was_removed_is_said_in_words(removed_db, words):
     assert removed_words(removed_db) == words
 
 
-@pytest.mark.parametrize("name, message", [("hiss", "names class8, mixed, but hiss does not exist"),
+@pytest.mark.parametrize("name, message", [("hiss", r"names class8 \(siren\), mixed, but hiss does not exist"),
                                            ("siren.pth", "siren.pth does not exist"), ("./mixed", "mixed is a folder"),
                                            ("none/mixed", "does not exist"), ("d", "d is a folder")])
 def test_an_unknown_model_gets_the_names(main, model, tmp_path, monkeypatch, name, message):
@@ -420,25 +420,27 @@ def test_an_unknown_model_gets_the_names(main, model, tmp_path, monkeypatch, nam
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_no_half_file(weights, tmp_path, rng):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+def test_an_interruption_leaves_no_half_file(weights, tmp_path, rng, number):
     with AudioWriter(tmp_path / "long.wav", 44100, 2) as writer:
         for _ in range(120):
             writer.write((0.1 * rng.standard_normal((2, 44100))).astype(np.float32))
     process = subprocess.Popen([sys.executable, "-m", "common.denoising", tmp_path / "long.wav", "-o",
                                 tmp_path / "out.flac", "--model", weights], cwd=ROOT, stderr=subprocess.PIPE, text=True,
                                # Shells let what they start in the background ignore this signal.
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     while not list(tmp_path.glob(".out.flac*")):
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(0.5)
-    os.kill(process.pid, signal.SIGINT)
+    assert list(tmp_path.glob("*.samples")) == []
+    os.kill(process.pid, number)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in messages and "Traceback" not in messages
     assert tree(tmp_path) == ["long.wav"]
 
 
-def test_without_an_output_results_lie_beside_their_inputs(main, tmp_path):
+def test_without_an_output_results_lie_beside_their_inputs(main, tmp_path, caplog):
     put("song.wav", "deep/other.flac", "deep/third.ogg")
     before = content(tmp_path)
     main("song.wav", "deep", "--residual")
@@ -446,8 +448,21 @@ def test_without_an_output_results_lie_beside_their_inputs(main, tmp_path):
     removed = {name.replace(".denoised", ".denoised.removed") for name in results}
     assert set(tree(tmp_path)) == {*before, *results, *removed}
     assert {name: data for name, data in content(tmp_path).items() if name in before} == before
-    main("song.wav", "deep")  # results are not inputs, and are made anew
-    assert set(tree(tmp_path)) == {*before, *results, *removed}
+    caplog.set_level("INFO")
+    main("song.wav", "deep", "--residual")  # results are not inputs, and finished ones stay as they are
+    assert "3 of 3 were finished before" in caplog.text
+    os.remove("deep/other.denoised.flac")
+    main("song.wav", "deep", "--residual")
+    assert "2 of 3 were finished before" in caplog.text
+    main("song.wav", "deep", "--strength", "0.5")
+    assert caplog.text.count("finished before") == 2 and set(tree(tmp_path)) == {*before, *results, *removed}
+
+
+def test_without_an_output_one_song_leaves_no_other_files(main, tmp_path):
+    put("song.wav")
+    main("song.wav")
+    main("song.wav")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["song.denoised.wav", "song.wav"]
 
 
 def test_without_an_output_other_settings_make_another_result(main, tmp_path):

@@ -12,9 +12,10 @@ from common.audio import encoders, formats
 from common.audio import writing as audio_module
 from common.audio.formats import OUTPUT_SUFFIXES
 from common.audio.reading import AudioReader, read_audio
+from common.audio.tags import Tags, read_tags
 from common.audio.writing import AudioWriter, write_audio
 from common.denoising.files import DenoiseSettings, denoise_file
-from common.errors import AudioError
+from common.errors import AudioError, UserError
 from tests.encoding import encode
 
 BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
@@ -261,6 +262,30 @@ def test_names_as_long_as_a_folder_takes_them_and_of_any_bytes(tmp_path, suffix)
 
 
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("name", ["Requiem: Kyrie", "http:x", "-", "100% of 'it'"])
+def test_a_bare_name_is_no_protocol(tmp_path, monkeypatch, caplog, suffix, name):
+    monkeypatch.chdir(tmp_path)
+    for clip in ("rescale", "limit"):
+        with AudioWriter(name + suffix, 44100, 1, clip=clip, tags=Tags({"title": "Kyrie"})) as writer:
+            writer.write(np.full((1, 5000), 0.1))
+    assert [path.name for path in tmp_path.iterdir()] == [name + suffix]
+    assert read_audio(name + suffix)[0].shape[1] >= 5000 and read_tags(name + suffix).text["title"] == "Kyrie"
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("folder", ["file", "/proc", "/proc/none"])
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, suffix, folder):
+    if folder != "file" and not os.path.isdir("/proc/self"):
+        pytest.skip("no /proc")
+    (tmp_path / "file").touch()
+    path = tmp_path / folder / f"x{suffix}"
+    with pytest.raises(AudioError, match=f"expected to write {path}, but the system refused .*: change"):
+        AudioWriter(path, 44100, 1, clip="rescale")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 @pytest.mark.parametrize("method", ["write", "close"])
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, suffix, method):
     opened = audio_module.open_encoder
@@ -278,3 +303,14 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, suffix, method):
     with pytest.raises(AudioError, match="free some disk space"), AudioWriter(tmp_path / f"x{suffix}", 44100, 2) as out:
         out.write(np.zeros((2, 1000)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix, rate, settings", [(".mp3", 96000, {}), (".wav", 44100, {"clip": "none"}),
+                                                    (".xyz", 44100, {})])
+def test_what_cannot_be_written_is_refused_before_the_sound_is_read(tmp_path, monkeypatch, model, suffix, rate,
+                                                                    settings):
+    write_audio(tmp_path / "in.wav", np.full((1, 5000), 0.1), rate)
+    monkeypatch.setattr(AudioReader, "blocks", lambda *_: pytest.fail("the sound was read"))
+    with pytest.raises(UserError, match="choose"):
+        denoise_file(model, tmp_path / "in.wav", tmp_path / f"out{suffix}", DenoiseSettings(**settings))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]

@@ -10,6 +10,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from common.small_files import ffmpeg_name
+
 OGG_SUFFIXES = (".ogg", ".oga", ".opus")
 # Without these, FFmpeg would search 5 MB of a WAV file for other codecs, and decode pieces of 1024 samples.
 WAV_OPTIONS = {"probesize": "65536", "max_size": "131072"}
@@ -49,7 +51,7 @@ _FORMS[b"RF64"] = _FORMS[b"BW64"] = _FORMS[b"RIFF"]
 
 def parts(path: Path) -> list[Part]:
     """Return the parts of a file in order, nearly always one. Raises OSError."""
-    name = f"file:{path}"  # FFmpeg takes the beginning of a bare name with a colon for a protocol
+    name = ffmpeg_name(path)
     with open(path, "rb") as file:
         magic = file.read(4)
         if magic == b"OggS" or path.suffix.lower() in OGG_SUFFIXES:

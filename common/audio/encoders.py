@@ -15,7 +15,7 @@ import soxr
 
 from common.audio.formats import CHANNEL_ORDER, DEFAULT_LAYOUTS, MAX_BYTES, PCM_BITS, SampleForm, channel_names
 from common.errors import AudioError
-from common.small_files import c_name
+from common.small_files import c_name, ffmpeg_name
 
 # The sample formats of WAV files: code of the kind, bits of a sample, and type of the words that hold it in memory.
 WAV_TYPES = {"PCM_16": (1, 16, "<i2"), "PCM_24": (1, 24, "<i4"), "PCM_32": (1, 32, "<i4"), "FLOAT": (3, 32, "<f4"),
@@ -92,7 +92,7 @@ class FFmpegEncoder:
         bits = PCM_BITS.get(form.subtype)
         # By default MP4 counts the length in ms, and players leave out the rest of the last ms.
         options = {"movie_timescale": str(rate)} if codec.container == "mp4" else {}
-        self._container = av.open(str(path), "w", format=codec.container, options=options)
+        self._container = av.open(ffmpeg_name(path), "w", format=codec.container, options=options)
         self._packed, self._dtype = {None: ("flt", np.float32), 16: ("s16", np.int16)}.get(bits, ("s32", np.int32))
         # FFmpeg calls FLAC of 32 bits experimental.
         options = {"bits_per_raw_sample": str(bits), "strict": "experimental"} if bits else {}

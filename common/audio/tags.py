@@ -18,6 +18,7 @@ import mutagen
 from mutagen import apev2, flac, id3, mp4, wave
 
 from common.errors import PARSER_ERRORS
+from common.small_files import ffmpeg_name
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Tags:
 def read_tags(path: str | Path) -> Tags:
     """Read the tags of an audio file. If that fails, warn and return empty tags. Text that is not UTF-8 is Latin-1."""
     try:
-        with av.open(str(path), metadata_errors="surrogateescape") as container:
+        with av.open(ffmpeg_name(path), metadata_errors="surrogateescape") as container:
             found = dict(container.metadata or container.streams.audio[0].metadata)  # Ogg has them in the stream
             pictures = _pictures(container)
         if not found.keys() - {"encoder"}:

@@ -1,7 +1,9 @@
 """The one writer of audio: WAV, FLAC, Ogg, Opus, AIFF, MP3 and M4A. A file is written as a whole or not at all."""
 
+import errno
 import os
 import secrets
+import tempfile
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from common.errors import AudioError, CallError
 
 CLIP_POLICIES = ("rescale", "limit", "none")
 WRITE_ERRORS = (sf.LibsndfileError, av.FFmpegError, OSError)
+# Errors of the system that do not mean a full disk: no permission, a file that another program holds, a wrong name.
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EINVAL,
+            errno.ENAMETOOLONG, errno.EBUSY, errno.ETXTBSY)
 # libsndfile's Vorbis encoder overflows its stack on very long blocks.
 WRITE_BLOCK = 1 << 16
 
@@ -50,8 +55,8 @@ class AudioWriter(AbstractContextManager):
     (PCM_16, PCM_24, PCM_32, FLOAT, DOUBLE). Opus is resampled to 48 kHz.
 
     `clip` decides about samples above full scale in a format that cannot hold them: "limit" sets them to full scale,
-    "rescale" lowers the whole file by one gain (and keeps all samples in a file beside `path` until then), "none" gives
-    them unchanged to a lossy encoder and is refused for integers.
+    "rescale" lowers the whole file by one gain (and keeps all samples until then in a file without a name in the folder
+    of `path`, 8 bytes each), "none" gives them unchanged to a lossy encoder and is refused for integers.
 
     Attributes: `bits` of an integer sample, or None. Complete at the end: `peak` of the samples given (1 is full
     scale), `limited` (the number of samples set to full scale), `gain` of "rescale", otherwise 1. After an exception no
@@ -73,12 +78,14 @@ class AudioWriter(AbstractContextManager):
         self._tags, self._kept = tags, None
         self._free, self._frame_bytes = form.codec.max_bytes, channels * (self.bits or 64) // 8
         self._check_room(like.seconds * sample_rate if like else 0)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         # The name is cut: a file system takes 255 bytes.
         self._temporary = self.path.with_name(f".{self.path.name[:40]}.{secrets.token_hex(4)}.tmp")
+        with self._named_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.touch()  # encoders say less about a folder that cannot be written
+            if self._clip == "rescale":  # without a name, so that a kill leaves nothing; closed by __exit__
+                self._kept = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
         self._encoder = open_encoder(self._temporary, form)
-        if self._clip == "rescale":
-            self._kept = open(self._temporary.with_suffix(".samples"), "w+b")  # noqa: SIM115, closed by __exit__
 
     def _check_room(self, n_samples):
         if n_samples * self._frame_bytes > self._free:
@@ -90,6 +97,9 @@ class AudioWriter(AbstractContextManager):
         try:
             yield
         except WRITE_ERRORS as error:
+            if isinstance(error, OSError) and error.errno in REFUSALS:
+                raise AudioError(f"expected to write {self.path}, but the system refused ({error.strerror}): change "
+                                 "the permissions, or choose another place for the output") from error
             raise AudioError(f"expected room for {self.path}, but writing failed ({error}): free some disk "
                              "space or choose another folder") from error
 
@@ -145,7 +155,6 @@ class AudioWriter(AbstractContextManager):
             self._temporary.unlink(missing_ok=True)
             if self._kept:
                 self._kept.close()
-                Path(self._kept.name).unlink(missing_ok=True)
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str | None = None) -> int:

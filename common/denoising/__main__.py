@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +36,9 @@ def _parser():
         "'songs/**/*.flac'")
     add("-o", "--output", metavar="OUT", help="for one input file the output file; its suffix "
         f"({', '.join(OUTPUT_SUFFIXES)}) chooses the format. For other inputs, and if it exists, ends in / or has no "
-        "suffix, a folder that repeats the tree of the inputs. Files in it that were finished with the same settings "
-        "are skipped. Without this flag each result lies beside its input, as NAME.denoised, in the input's format")
+        "suffix, a folder that repeats the tree of the inputs. Without this flag each result lies beside its input, as "
+        "NAME.denoised, in the input's format, and replaces the one before. Of several files those that were finished "
+        "with the same settings are skipped")
     add("--model", default=AUTO, help="a .pth or .onnx file, a name from pretrained_weights "
         f"({', '.join(pretrained_names())}), or {AUTO}: for each file {WHITE} if its noise is white, otherwise {MIXED}")
     add_settings(parser, DenoiseSettings, leave_out=("subtype", "noise_print"))
@@ -52,8 +54,8 @@ def _parser():
     add("--bits", choices=SUBTYPES, help="bits per sample of wav, flac and aiff files (the input's if not given)")
     add("--device", choices=DEVICES, default="auto", help="device that computes; auto uses a GPU if there is one")
     add("--precision", choices=PRECISIONS, default="auto", help="number format of the network; auto is the fastest")
-    add("--force", action="store_true", help="with an output folder: denoise finished files again, and write over "
-        "other files that lie beside the inputs")
+    add("--force", action="store_true", help="of several files, denoise finished ones again; in an output folder, "
+        "write over other files that lie beside the inputs")
     add("--verbose", action="store_true", help="show where in the program a file failed")
     return parser
 
@@ -69,7 +71,7 @@ def _check_bits(bits, jobs):
 def _recorded_settings(args, settings):
     """The settings that decide a result beside its source, as plain values."""
     weights = hashlib.sha256()
-    for name in pretrained_names() if args.model == AUTO else [args.model]:
+    for name in (WHITE, MIXED) if args.model == AUTO else [args.model]:
         weights.update(find_weights(name).read_bytes())
     printed = args.noise_print_file and hashlib.sha256(Path(args.noise_print_file).read_bytes()).hexdigest()
     names = "confidence", "noise_print", "bits", "like_input", "precision"
@@ -109,7 +111,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def command() -> None:
-    """Run the command line as the program `song-denoise`."""
+    """Run the command line as the program `song-denoise`. The end of its terminal or session is as Ctrl-C."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup ignores it
+        if signal.getsignal(number := getattr(signal, name, signal.SIGTERM)) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     run(main)
 
 

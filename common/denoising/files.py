@@ -143,15 +143,16 @@ def denoise_file(model: NoiseModel, input_path: str | Path, output_path: str | P
     share = effective_strength(settings.strength, settings.attenuation_limit_db)
     tags = read_tags(input_path)
     with AudioReader(input_path) as reader, ExitStack() as files:
-        level = measure_level(reader.blocks(BLOCK_SAMPLES))
-        if not level.shape:
-            raise AudioError(f"expected audio, but {input_path} holds no samples: replace or remove it")
         rate, channels = reader.sample_rate, reader.channels
-        power, origin = measure_print(model, source, reader, level)
+        # Opened before any work: what cannot be written is refused at once.
         output = files.enter_context(AudioWriter(output_path, rate, channels, settings.subtype, settings.clip, tags,
                                                  reader))
         residual = residual_path and files.enter_context(
             AudioWriter(residual_path, rate, channels, settings.subtype, like=reader))
+        level = measure_level(reader.blocks(BLOCK_SAMPLES))
+        if not level.shape:
+            raise AudioError(f"expected audio, but {input_path} holds no samples: replace or remove it")
+        power, origin = measure_print(model, source, reader, level)
         removed_power, n_done = 0.0, 0
         for denoised, removed in denoise_stream(model, reader.blocks(BLOCK_SAMPLES, "float64"), rate, level, share,
                                                 power):

@@ -1,6 +1,7 @@
 """Denoise many files: which inputs, where each result goes, and which results are finished already.
 
-Each output folder has a small file RECORDS that holds, for each result, the settings that it was made with.
+Each output folder has a small file RECORDS that holds, for each result, the settings that it was made with. So have the
+folders of several inputs whose results lie beside them.
 """
 
 import functools
@@ -39,7 +40,7 @@ class Job:
     """One file to denoise.
 
     source: the input. target, residual: files for the result and for the removed sound. named: whether the target is
-    made anew each time, since the user named it or wants it beside the input, and keeps no records.
+    made anew each time and keeps no records, since the user named the one input or the result.
     """
 
     source: Path
@@ -170,7 +171,7 @@ def plan(inputs: Sequence[str], output: str | None, suffix: str | None = None, l
         else:
             target = out / place.with_name(audio_name(place) + (nearest if like_input else suffix or ".wav"))
         removed = target.with_name(f"{target.stem}.removed{target.suffix}") if residual else None
-        job = Job(source, target, removed, named=named or out is None)
+        job = Job(source, target, removed, named=named or (out is None and len(found) == 1))
         jobs[os.path.realpath(source), target] = job  # a file may be found twice
     jobs = list(jobs.values())
     check_outputs([(path, job.source) for job in jobs for path in job.outputs], [job.source for job in jobs])
@@ -178,11 +179,16 @@ def plan(inputs: Sequence[str], output: str | None, suffix: str | None = None, l
 
 
 def check_foreign_files(jobs: Sequence[Job]) -> None:
-    """Raise CallError if a result would replace a file beside the inputs that this command did not make."""
+    """Raise CallError if a result would replace a file beside the inputs that this command did not make.
+
+    NAME.denoised is by its name a result of this command.
+    """
     folders = {job.source.parent.resolve() for job in jobs}
     for job in jobs:
         if not job.named and job.target.parent.resolve() in folders:
             for path in job.outputs:
+                if DENOISED in path.suffixes and path.parent == job.source.parent:
+                    continue
                 if os.path.exists(path) and not _is_recorded(path):
                     raise CallError(f"expected no {path} beside the input {job.source}, but this command did not make "
                                     "it: choose another output folder, or write over it with --force")
