@@ -11,7 +11,9 @@ LABELS = (WHITE, *CLASS_NAMES)
 def weights_name(noise: str) -> str:
     """The name of the pretrained weights for a noise: class0 ... class9 for UrbanSound8K's classes, else its own.
 
-    A class may be written as people write it: `dog_bark`, `dog bark`, `Dog-bark`.
+    The words may be written as people write them: `dog_bark`, `dog bark`, `Dog-bark`, `White`.
     """
     label = noise.strip().lower().replace(" ", "_").replace("-", "_")
-    return f"class{CLASS_NAMES.index(label)}" if label in CLASS_NAMES else noise
+    if label in CLASS_NAMES:
+        return f"class{CLASS_NAMES.index(label)}"
+    return label if label in (WHITE, MIXED) else noise

@@ -3,6 +3,7 @@
 Scripts import packages before any function of theirs runs, so that only the hook for uncaught exceptions sees all.
 """
 
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -16,11 +17,19 @@ def install() -> None:
 
     def explain(kind, error, trace):
         if package := _missing(error, trace):
-            print(f"error: expected the package {package}, but it is not installed: pip install -r requirements.txt "
-                  "installs all", file=sys.stderr)
+            print(f"error: expected the package {package}, but it is not installed: in the folder of the repository, "
+                  f"{_advice(package)}", file=sys.stderr)
         else:
             earlier(kind, error, trace)
     sys.excepthook = explain
+
+
+def _advice(package):
+    """What installs a package: the small installation, if it is enough."""
+    names = re.findall(r"^\w+", (ROOT / "requirements" / "listen.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    if package in names:
+        return "pip install -e . installs what denoising needs"
+    return "pip install -r requirements.txt installs all"
 
 
 def _missing(error, trace):

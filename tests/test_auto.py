@@ -33,7 +33,9 @@ def test_weights_are_found_by_number_and_by_noise(tmp_path, monkeypatch):
     (tmp_path / "class3.pth").touch()
     for words in ("class3", "dog_bark", "dog bark", "Dog-Bark", " DOG BARK"):
         assert find_weights(words) == tmp_path / "class3.pth"
-    with pytest.raises(CallError, match=r"names class3 \(dog_bark\), but dog barks does not exist"):
+    (tmp_path / "white.pth").touch()
+    assert find_weights("White") == tmp_path / "white.pth"
+    with pytest.raises(CallError, match=r"names class3 \(dog_bark\), white, but dog barks does not exist"):
         find_weights("dog barks")
     assert [weights_name(name) for name in ("white", "mixed", *CLASS_NAMES)] == ["white", "mixed"] + [
         f"class{k}" for k in range(10)]

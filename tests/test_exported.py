@@ -26,14 +26,15 @@ from tests.test_confidence import constant
 # Packages that the smallest installation lacks. A module that is None in sys.modules cannot be imported.
 MISSING = ("torch", "torchaudio", "torchmetrics", "scipy", "librosa", "pandas", "matplotlib", "onnx", "joblib", "tqdm",
            "filelock", "pesq", "pystoi", "IPython")
-WITHOUT = f"""import runpy, sys
-sys.modules |= dict.fromkeys({MISSING})
+WITHOUT = """import runpy, sys
+sys.modules |= dict.fromkeys({})
 runpy.run_path(sys.argv.pop(1), run_name="__main__")"""
 
 
-def listen(*args, code=0):
-    """Run a script where the packages MISSING are not installed; returns what it says."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+def listen(*args, code=0, also=()):
+    """Run a script where the packages MISSING and `also` are not installed; returns what it says."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT.format((*MISSING, *also)), *map(str, args)], cwd=ROOT,
+                          capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     return done.stderr
 
@@ -65,7 +66,9 @@ def test_the_command_gives_the_same_without_pytorch(noisy, tmp_path, suffix, fla
 
 def test_what_needs_more_says_what_to_install(tmp_path):
     assert listen("merger.py", "--help", code=1).splitlines() == [
-        "error: expected the package joblib, but it is not installed: pip install -r requirements.txt installs all"]
+        "error: expected the package joblib, but it is not installed: in the folder of the repository, pip install -r "
+        "requirements.txt installs all"]
+    assert "pip install -e . installs what denoising needs" in listen("denoise.py", "song.mp3", code=1, also=("av",))
     (tmp_path / "own.pth").touch()
     said = listen("denoise.py", "LICENSE", "-o", tmp_path / "out.wav", "--model", tmp_path / "own.pth", code=2)
     assert "not installed: pip install torch" in said

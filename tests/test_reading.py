@@ -328,6 +328,17 @@ def test_a_file_of_which_nothing_decodes_gets_one_sentence(tmp_path, kind, conte
         read_audio(path)
 
 
+@pytest.mark.parametrize("suffix, codec", [("oga", "flac"), ("aifc", "pcm_s16be"), ("wma", "wmav2"), ("wv", "wavpack"),
+                                           ("caf", "pcm_s16le"), ("mka", "flac"), ("mp2", "mp2"), ("aac", "aac")])
+def test_rarer_kinds_of_files_are_songs_of_a_folder(tmp_path, suffix, codec):
+    sound = 0.3 * np.sin(np.arange(RATE) / 20)[None]
+    kind = "s16" if "pcm" in codec or codec in ("flac", "mp2") else None
+    encode(tmp_path / f"a.{suffix}", codec, sound, kind=kind, **({"b": "64000"} if codec == "wmav2" else {}))
+    (found,) = list_audio(tmp_path)
+    audio, rate = read_audio(found)
+    assert rate == RATE and abs(audio.shape[1] - RATE) < 5000 and 0.25 < np.abs(audio[:, 5000:-5000]).max() < 0.35
+
+
 @pytest.mark.parametrize("name", [b"caf\xe9", b"a:b", b"http:x", b"100%d 'x',,y", "é".encode()])
 @pytest.mark.parametrize("kind", ["wav", "ogg", "mp3"])
 def test_any_file_name_is_read(tmp_path, caplog, name, kind):

@@ -57,7 +57,7 @@ FORMATS = {
 }
 OUTPUT_SUFFIXES = tuple(FORMATS)
 # The output suffix for inputs whose own suffix can be read but not written.
-NEAREST = {".mp4": ".m4a", ".aac": ".m4a"}
+NEAREST = {".mp4": ".m4a", ".aac": ".m4a", ".oga": ".ogg", ".aifc": ".aiff", ".mp2": ".mp3"}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from common.errors import AudioError, CallError, printable
 
 log = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff", ".mp4", ".m4a", ".mp3", ".aac", ".opus")
+# What is audio in a folder. A file that is named may be anything else that FFmpeg reads, such as a film.
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".aiff", ".aif", ".aifc",
+                  ".wma", ".wv", ".ape", ".caf", ".mka", ".mp2")
 # The files that a warning was given for, with their times of change.
 _WARNED = set()
 

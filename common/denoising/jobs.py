@@ -31,8 +31,7 @@ DENOISED = ".denoised"
 # Maximum number of failed files whose names are listed.
 N_NAMED = 5
 # Suffixes of a file's name, as opposed to a folder's name with a dot, that cannot be written here.
-OTHER_SUFFIXES = (*AUDIO_SUFFIXES, ".aifc", ".alac", ".amr", ".ape", ".au", ".caf", ".dsf", ".mka", ".mkv", ".mov",
-                  ".mp2", ".oga", ".snd", ".w64", ".webm", ".wma", ".wv")
+OTHER_SUFFIXES = (*AUDIO_SUFFIXES, ".alac", ".amr", ".au", ".dsf", ".mkv", ".mov", ".snd", ".w64", ".webm")
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,9 @@ def _span(given):
     try:
         start, end = map(_seconds, given.split("-")) if isinstance(given, str) else map(float, given)
     except (TypeError, ValueError) as error:
-        raise CallError(f"expected times of a noise print as 0:00-0:02.5 or 62-65.5, a pair of seconds, or "
-                        f"{FIND}, got {given!r}: give a moment of noise without music") from error
+        raise CallError(f"expected times of a noise print as 0:00-0:02.5, 62-65.5 or (62, 65.5), or {FIND}, got "
+                        f"{given!r}: give a moment of noise without music, or a file of it with --noise-print-file"
+                        ) from error
     if not 0 <= start < end < math.inf:
         raise CallError(f"expected a noise print that begins at 0 or later and ends after that, got {given!r}: give "
                         "its start and its end")
