@@ -53,8 +53,12 @@ def setting(default, text: str, **flag):
     return field(default=default, metadata={"help": text, **flag})
 
 
-def add_settings(parser: argparse.ArgumentParser, settings_class: type, leave_out: Iterable[str] = ()) -> None:
-    """Add a flag for every setting() of a dataclass. Flags that are not given are absent from the parsed values."""
+def add_settings(parser: argparse.ArgumentParser, settings_class: type, leave_out: Iterable[str] = (),
+                 default: str | None = None) -> None:
+    """Add a flag for every setting() of a dataclass. Flags that are not given are absent from the parsed values.
+
+    default: what the help says of all defaults, in place of those of the dataclass.
+    """
     for item in fields(settings_class):
         if item.name in leave_out:
             continue
@@ -64,10 +68,10 @@ def add_settings(parser: argparse.ArgumentParser, settings_class: type, leave_ou
         elif "tuple" in str(item.type):
             shown = " ".join(f"{value:g}" for value in item.default or ())
             options = {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")} | options
-            options["help"] += f" (default: {shown})" if shown else ""
+            options["help"] += f" (default: {default or shown})" if default or shown else ""
         else:
             options = {"type": float if item.default is None else type(item.default)} | options
-            options["help"] += "" if item.default is None else f" (default: {item.default})"
+            options["help"] += "" if item.default is None else f" (default: {default or item.default})"
         parser.add_argument(f"--{item.name.replace('_', '-')}", default=argparse.SUPPRESS, **options)
 
 
@@ -75,6 +79,14 @@ def given(args: argparse.Namespace, settings_class: type) -> dict:
     """Return the settings of a dataclass that the command line sets, with tuples for lists."""
     values = {item.name: getattr(args, item.name) for item in fields(settings_class) if hasattr(args, item.name)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def natural(text: str) -> int:
+    """Read a whole number of at least 0. argparse shows this function's name for text that is no number."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {value}: raise it")
+    return value
 
 
 def count(text: str) -> int:

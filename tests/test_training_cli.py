@@ -16,6 +16,8 @@ from common.errors import CallError, UserError
 from common.labels import weights_name
 from common.network.checkpoints import code_commit, load_weights, save_weights
 from common.training import mixture_validation
+from common.training.__main__ import _trained_mixture
+from common.training.mixtures import MixtureSettings
 from common.training.recipe import run_recipe, trainable
 from common.training.settings import TrainSettings
 from tests.conftest import ROOT
@@ -40,10 +42,12 @@ def test_pack_and_train_on_a_pool(call, corpus, tmp_path):
 
 
 def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, model, tmp_path):
-    paths = {"data": "/home/me/pool", "settings": {"start": "/home/me/w/best.pth", "branch": None}}
+    trained = {"branch": None, "data.noise": "white", "data.target_noise": "white", "data.snr_db": [0.0, 9.0],
+               "data.target_snr_offset_db": [-2.0, 3.0], "data.print_share": 0.3, "data.clean_target": False}
+    paths = {"data": "/home/me/pool", "settings": {"start": "/home/me/w/best.pth"} | trained}
     save_weights(model, tmp_path / "m.pth", {"method": "Noise2Noise"} | paths)
-    flags = ["-m", "common.training", "publish", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "p.pth", "--noise",
-             "white", "--target-noise", "white", "--n-validation", 3, "--device", "cpu", "--calibration-pairs"]
+    flags = ["-m", "common.training", "publish", tmp_path / "m.pth", pool_folder, "-o", tmp_path / "p.pth",
+             "--n-validation", 3, "--device", "cpu", "--calibration-pairs"]
     done = call(*flags, 8, "--info", '{"licence": "CC BY-NC", "noise": "hiss"}')
     plain, careful = (float(part) for part in re.search(r"(\S+) dB plain and (\S+) dB as", done.stderr).groups())
     published, info = load_weights(tmp_path / "p.pth")
@@ -54,7 +58,7 @@ def test_published_weights_are_small_and_say_what_they_are(call, pool_folder, mo
     assert info.pop("validation_with_print_db") == pytest.approx(careful, abs=0.005)
     assert info.pop("print_confidence")["plain_db"] == pytest.approx(plain, abs=0.005)
     assert info == {"method": "Noise2Noise", "noise": "hiss", "licence": "CC BY-NC", "data": "pool",
-                    "settings": {"start": "best.pth", "branch": None}}
+                    "settings": {"start": "best.pth"} | trained}
     for found, n_features in ((published.confidence, 3), (published.print_confidence, 6)):
         assert found.weight.shape == (n_features,) and np.abs(found.weight).max() > 0
     assert {t.dtype for t in torch.load(tmp_path / "p.pth", weights_only=True)["state"].values()
@@ -139,3 +143,13 @@ def test_the_recipe_needs_no_audio_library():
     code = f"import sys, common.training.__main__; print([m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_weights_are_published_on_mixtures_like_those_of_their_training():
+    info = {"settings": {"width": 4, "data.noise": "siren", "data.target_noise": "rain", "data.snr_db": [0.0, 9.0],
+                         "data.target_snr_offset_db": None, "data.print_share": 0.1, "data.clean_target": True,
+                         "data.songs": 3}}
+    as_trained = MixtureSettings("siren", "rain", snr_db=(0.0, 9.0), target_snr_offset_db=None)
+    assert _trained_mixture(info, {}) == as_trained
+    assert _trained_mixture(info, {"noise": "hiss"}) == replace(as_trained, noise="hiss")
+    assert _trained_mixture({}, {}) == MixtureSettings()

@@ -66,7 +66,8 @@ class AudioWriter(AbstractContextManager):
     def __init__(self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None,
                  clip: str = "limit", tags: Tags | None = None, like: AudioReader | None = None):
         if clip not in CLIP_POLICIES:
-            raise CallError(f"expected a clip policy among {', '.join(CLIP_POLICIES)}, got {clip!r}")
+            raise CallError(f"expected a clip policy among {', '.join(CLIP_POLICIES)}, got {clip!r}: choose "
+                            "one of them")
         self.path = Path(path)
         self._form = form = choose_form(self.path, sample_rate, channels, subtype, like)
         self.bits = PCM_BITS.get(form.subtype)

@@ -45,10 +45,11 @@ class Cut:
 
     def __post_init__(self):
         if self.hop_seconds is not None and self.hop_seconds <= 0:
-            raise CallError(f"expected a positive hop between segments, got {self.hop_seconds} s")
+            raise CallError(f"expected a positive hop between segments, got {self.hop_seconds} s: choose "
+                            "a longer one, or None")
         if min(self.skip_start_seconds, self.skip_end_seconds) < 0:
             raise CallError(f"expected seconds to skip of at least 0, got {self.skip_start_seconds} and "
-                            f"{self.skip_end_seconds}")
+                            f"{self.skip_end_seconds}: choose 0 to skip nothing")
 
     def starts(self, n_samples: int, sample_rate: int) -> list[int]:
         """Return the first samples of the segments of a song of `n_samples`."""
@@ -155,7 +156,8 @@ def choose(found: Sequence[Candidate], n: int, diversity_weight: float = 0.5) ->
     d decides between the many candidates of equal r only. Raises CallError for a weight outside 0..1.
     """
     if not 0 <= diversity_weight <= 1:
-        raise CallError(f"expected a diversity weight between 0 and 1, got {diversity_weight}")
+        raise CallError(f"expected a diversity weight between 0 and 1, got {diversity_weight}: choose 0 "
+                        "for the least correlated segments")
     weight = max(diversity_weight, TIE_WEIGHT)
     profiles = np.stack([c.profile for c in found])
     independence = percentiles(np.array([c.decorrelation for c in found]))

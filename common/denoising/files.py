@@ -44,11 +44,13 @@ def effective_strength(strength: float, attenuation_limit_db: float | None) -> f
     phase of a sound that it keeps, this sound and the input's share can cancel.
     """
     if not 0 <= strength <= 1:
-        raise CallError(f"expected a strength between 0 (input unchanged) and 1 (all noise removed), got {strength}")
+        raise CallError(f"expected a strength between 0 (input unchanged) and 1 (all noise removed), got {strength}: "
+                        "choose a share, such as 0.7")
     if attenuation_limit_db is None:
         return strength
     if not attenuation_limit_db >= 0:
-        raise CallError(f"expected an attenuation limit of at least 0 dB, got {attenuation_limit_db}")
+        raise CallError(f"expected an attenuation limit of at least 0 dB, got {attenuation_limit_db}: choose "
+                        "for example 12")
     return min(strength, 1 - 10 ** (-attenuation_limit_db / 20))
 
 

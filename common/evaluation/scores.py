@@ -101,7 +101,8 @@ def evaluate(models: dict[str, Denoiser], pairs: Sequence[PairFile], per_pair: i
     unknown = set(baselines) - set(BASELINES)
     rates = {model.stft.sample_rate for model in models.values()} or {SAMPLE_RATE}
     if unknown:
-        raise CallError(f"expected baselines among {', '.join(BASELINES)}, got {', '.join(sorted(unknown))}")
+        raise CallError(f"expected baselines among {', '.join(BASELINES)}, got {', '.join(sorted(unknown))}: "
+                        "choose some of them")
     if len(rates) > 1:
         raise CallError(f"expected models of one sample rate, got {sorted(rates)} Hz: compare them one by one")
     forms = {name: inference_form(model, model.device.type, precision) for name, model in models.items()}
@@ -240,7 +241,8 @@ def save_samples(model: Denoiser, pairs: Sequence[PairFile], rows: pd.DataFrame,
     Raises CallError for an index beyond the rows.
     """
     if not all(0 <= i < len(rows) for i in indices):
-        raise CallError(f"expected sample indices from 0 to {len(rows) - 1}, got {list(indices)}")
+        raise CallError(f"expected sample indices from 0 to {len(rows) - 1}, got {list(indices)}: "
+                        "choose numbers of rows in the table")
     if not indices:
         rows = rows.sort_values("snr_improvement_db", kind="stable")
         indices = np.unique(np.linspace(0, len(rows) - 1, n).round().astype(int))

@@ -240,11 +240,12 @@ class DCUNet20(nn.Module):
         if not isinstance(width, int) or width < 1:
             raise UserError(f"expected a network width of at least 1, got {width!r}: choose for example 8 or 16")
         if plan not in PLANS:
-            raise UserError(f"expected a network plan among {', '.join(PLANS)}, got {plan!r}")
+            raise UserError(f"expected a network plan among {', '.join(PLANS)}, got {plan!r}: choose one of them")
         self.width, self.plan_name, self.plan = width, plan, PLANS[plan]
         self.depth_factors = tuple(depth_factors or self.plan.depth_factors)
         if len(self.depth_factors) != 10 or min(self.depth_factors) < 1:
-            raise UserError(f"expected ten depth factors of at least 1, got {self.depth_factors}")
+            raise UserError(f"expected ten depth factors of at least 1, got {self.depth_factors}: give a "
+                            "whole number for each encoder layer")
         channels = [factor * width for factor in self.depth_factors]
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         sources = [1] * self.plan.inputs

@@ -56,7 +56,7 @@ def folded_network(network: DCUNet20, dtype: torch.dtype = torch.float32) -> DCU
 def choose_device(name: str = "auto") -> str:
     """Turn one of DEVICES into cpu or cuda; raises CallError if there is no such GPU."""
     if name not in DEVICES:
-        raise CallError(f"expected a device among {', '.join(DEVICES)}, got {name!r}")
+        raise CallError(f"expected a device among {', '.join(DEVICES)}, got {name!r}: choose one of them")
     if name == "cuda" and not torch.cuda.is_available():
         raise CallError("expected a CUDA device, but this machine offers none: use auto or cpu")
     if name == "auto":
@@ -71,7 +71,7 @@ def inference_form(model: Denoiser, device: str = "auto", precision: str = "auto
     computes it faster. Raises CallError for another name or a device that does not exist.
     """
     if precision not in PRECISIONS:
-        raise CallError(f"expected a precision among {', '.join(PRECISIONS)}, got {precision!r}")
+        raise CallError(f"expected a precision among {', '.join(PRECISIONS)}, got {precision!r}: choose one of them")
     device = choose_device(device)
     if precision == "auto":
         precision = "bfloat16" if computes_bfloat16_fast(device) else "float32"

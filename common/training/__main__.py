@@ -14,10 +14,10 @@ Several GPUs, machines or processes: accelerate launch --multi_gpu --num_process
 import argparse
 import json
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from common.cli import Parser, add_settings, count, given, run
+from common.cli import Parser, add_settings, count, given, natural, run
 from common.data.pool import INDEX, SAMPLES, Pool
 from common.errors import CallError, UserError
 from common.locks import locked
@@ -109,11 +109,20 @@ def _average(args):
     log.info("%s: the mean of %d weights files", args.output, len(args.models))
 
 
+def _trained_mixture(info, changes):
+    """Return how the pairs that weights learned from were mixed, but for `changes`, with songs at their own speed."""
+    settings = {name.removeprefix("data."): value for name, value in info.get("settings", {}).items()}
+    known = {item.name: settings[item.name] for item in fields(MixtureSettings)
+             if item.name in settings and item.name not in NOT_PUBLISHED}
+    return MixtureSettings(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+                           | changes)
+
+
 def _publish(args):
     _check_weights(args.output, [args.model, args.prior])
     device = choose_device(args.device)
     model, info = load_weights(args.model, device)
-    pool, mixture = Pool.load(args.data, device), MixtureSettings(**given(args, MixtureSettings))
+    pool, mixture = Pool.load(args.data, device), _trained_mixture(info, given(args, MixtureSettings))
     validation = pool_validation(pool, mixture, args.n_validation)
     scores = (IMPROVEMENT, IMPROVEMENT_WITH_PRINT)[: 1 + model.takes_print]
     if args.calibration_pairs:
@@ -155,6 +164,8 @@ def json_object(text):
     return value
 
 
+# How pairs are mixed in training only: in `publish` all have noise prints, and their songs keep their speed.
+NOT_PUBLISHED = ("clean_target", "song_speed", "print_share")
 # Arguments that several commands have.
 SHARED = {
     "model": {"help": "a .pth file, or a name from pretrained_weights"},
@@ -213,11 +224,11 @@ def _parser():
                          "given twice counts twice")
     publish = command("publish", _publish, "write weights to share: in 16 bits, with their confidence and score",
                       "model", "data", "-o --output", "--n-validation", "--info", "--device")
-    publish.add_argument("--calibration-pairs", type=int, default=400, help="noisy pairs that decide how much of the "
-                         "noise estimate is removed; 0: all of it, always")
+    publish.add_argument("--calibration-pairs", type=natural, default=400, help="noisy pairs that decide how much of "
+                         "the noise estimate is removed; 0: all of it, always")
     publish.add_argument("--prior", metavar="WEIGHTS", help="published weights whose confidence is the starting point: "
                          "those for all noises, where one noise has few pairs")
-    add_settings(publish, MixtureSettings, ("clean_target", "song_speed"))
+    add_settings(publish, MixtureSettings, NOT_PUBLISHED, "as in the training of the weights")
     classify = command("classify", _classify, "add a classifier of noises to universal weights, for --model auto",
                        "model", "data", "--device")
     classify.add_argument("--n-per-label", type=count, default=100, help="windows of each noise to learn from")

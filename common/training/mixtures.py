@@ -67,12 +67,13 @@ class MixtureSettings:
             low, high = getattr(self, name) or (0, 0)
             if low > high or (name in ("song_speed", "noise_speed", "lowpass_hz") and low <= 0):
                 raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds and frequencies above 0, got "
-                                f"{low:g} {high:g}")
+                                f"{low:g} {high:g}: correct the range")
         for name in ("print_share", "lowpass_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise CallError(f"expected a {name} from 0 to 1, got {getattr(self, name)}")
+                raise CallError(f"expected a {name} from 0 to 1, got {getattr(self, name)}: correct the share")
         if self.print_seconds[0] < LEAST_PRINT_SECONDS:
-            raise CallError(f"expected print_seconds of at least {LEAST_PRINT_SECONDS}, got {self.print_seconds[0]:g}")
+            raise CallError(f"expected print_seconds of at least {LEAST_PRINT_SECONDS}, got {self.print_seconds[0]:g}: "
+                            "choose longer noise prints")
 
 
 def parse_noises(text: str, labels: Sequence[str]) -> dict[str, float]:
@@ -85,13 +86,13 @@ def parse_noises(text: str, labels: Sequence[str]) -> dict[str, float]:
         members = parse_noises(MIXED_NOISES, labels) if name == MIXED else dict.fromkeys(group, 1 / max(1, len(group)))
         if not set(members) <= {*SYNTHETIC, *labels}:
             raise CallError(f"expected noises among {', '.join((*SYNTHETIC, CLASSES, OTHER, MIXED, *labels))}, got "
-                            f"{name!r}")
+                            f"{name!r}: choose some of them")
         try:
             weight = float(weight or 1)
         except ValueError:
             weight = -1.0
         if weight <= 0:
-            raise CallError(f"expected a weight above 0 behind {name}:, got {part!r}")
+            raise CallError(f"expected a weight above 0 behind {name}:, got {part!r}: correct the number")
         for member, share in members.items():
             shares[member] = shares.get(member, 0) + weight * share
     if not shares:

@@ -103,8 +103,8 @@ def _mixture(noise):
 def _plan(folder, noises, settings, validation, device):
     """Return the minutes of training for the universal network and for each noise, planned once for a folder.
 
-    The time of a validation is measured first. One validation ends each training, two measure the universal network
-    and the mean on each noise, and calibration takes as long as CALIBRATION_SHARE + 1, twice with noise prints. Raises
+    The time of a validation is measured first. One validation ends each training and calibration takes as long as
+    CALIBRATION_SHARE + 1, both twice with noise prints; two measure the universal network and the mean. Raises
     UserError when the folder was planned for other values, CallError when too little time is left.
     """
     minutes = settings.minutes
@@ -119,7 +119,7 @@ def _plan(folder, noises, settings, validation, device):
     validate(model, validation)  # warms up
     started = time.monotonic()
     validate(model, validation)
-    each = 3 + (1 + model.takes_print) * (1 + CALIBRATION_SHARE)
+    each = 2 + (1 + model.takes_print) * (2 + CALIBRATION_SHARE)
     validating = (time.monotonic() - started) / 60 * each * (1 + len(noises))
     net = minutes - validating - STAGE_SECONDS / 60 * (1 + len(noises))
     if net < minutes / 2:

@@ -57,18 +57,22 @@ class TrainSettings:
 
     def __post_init__(self):
         if self.loss not in LOSSES:
-            raise CallError(f"expected a loss among {', '.join(LOSSES)}, got {self.loss!r}")
+            raise CallError(f"expected a loss among {', '.join(LOSSES)}, got {self.loss!r}: choose one of them")
         if self.schedule not in SCHEDULES:
-            raise CallError(f"expected a schedule among {', '.join(SCHEDULES)}, got {self.schedule!r}")
+            raise CallError(f"expected a schedule among {', '.join(SCHEDULES)}, got {self.schedule!r}: choose "
+                            "one of them")
         if self.batch_size < 2:
-            raise CallError(f"expected batch_size of at least 2, which batch norm needs, got {self.batch_size}")
+            raise CallError(f"expected batch_size of at least 2, which batch norm needs, got {self.batch_size}: "
+                            "raise it")
         for name in ("epochs", "steps_per_epoch", "crop_frames", "warmup_steps"):
             if getattr(self, name) < 1:
-                raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}")
+                raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}: raise it")
         if self.minutes is not None and self.minutes <= 0:
-            raise CallError(f"expected minutes above 0, got {self.minutes}")
+            raise CallError(f"expected minutes above 0, got {self.minutes}: choose a longer time")
         if self.seed < 0:
-            raise CallError(f"expected a seed of at least 0, got {self.seed}")
+            raise CallError(f"expected a seed of at least 0, got {self.seed}: choose another number")
+        if self.start is not None and self.branch is not None:
+            raise CallError("expected weights to start from or a run to branch from, got both: leave one out")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def estimate(settings: TrainSettings, source: Source, validation: Validation, de
     step_seconds = _seconds(lambda: [train_step(run, source) for _ in range(TIMED_STEPS)], run) / TIMED_STEPS
     part = slice(0, None, TIMED_SHARE)
     validation_seconds = TIMED_SHARE * _seconds(lambda: validation.gains(run.average, part), run)
+    validation_seconds *= 1 + (run.model.takes_print and validation.has_prints)
     n_steps = settings.epochs * settings.steps_per_epoch
     minutes = (n_steps * step_seconds + settings.epochs * validation_seconds) / 60
     return (f"The whole training takes about {math.ceil(minutes)} min on this machine: {n_steps} steps of "
