@@ -21,7 +21,7 @@ listen:
 	@$(CHECK)
 	@echo "setting up .venv-listen: 0.3 GB on disk, about a minute"
 	@$(PYTHON) -m venv .venv-listen && .venv-listen/bin/python $(INSTALL) -e .
-	@echo "denoise a song, from any directory: $(CURDIR)/.venv-listen/bin/song-denoise song.mp3"
+	@echo "denoise a song, from any directory: '$(CURDIR)/.venv-listen/bin/song-denoise' song.mp3"
 
 # Repeated only when the requirements change.
 $(READY): requirements.txt $(wildcard requirements/*.txt)

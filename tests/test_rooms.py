@@ -10,9 +10,21 @@ ROOMS = ("audio", "network", "denoising", "data", "evaluation", "training", "not
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of the library that a file imports, in functions too."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-    return {node.module for node in nodes if node.module and node.module.split(".")[0] == "common"}
+    """Modules of the library that a file imports, in functions too, and the names that it takes from them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return {name for name in found if name.split(".")[0] == "common"}
+
+
+def test_all_forms_of_an_import_count(tmp_path):
+    (tmp_path / "a.py").write_text("import common.x\nfrom common import y as z\n"
+                                   "def f():\n  from common.data import b, c\n")
+    assert imported(tmp_path / "a.py") == {"common.x", "common", "common.y", "common.data", "common.data.b",
+                                           "common.data.c"}
 
 
 def test_every_folder_is_a_known_room():

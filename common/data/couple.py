@@ -193,8 +193,9 @@ def _judge(couple, wow_samples):
         raise _not_the_same(couple)
     if wow_samples > MAX_WOW_SAMPLES:
         raise UserError("expected speeds that differ by at most 2,000 ppm and change slowly, but the delay of "
-                        f"{couple.copy_b} against {couple.copy_a} moves by {wow_samples:.1f} samples within a second "
-                        "(wow): correct the speed first, or use another copy")
+                        f"{couple.copy_b} against {couple.copy_a} moves by {wow_samples:.1f} samples within "
+                        f"{alignment.WOW_SECONDS:g} s (wow of more than {MAX_WOW_SAMPLES:g}): correct the speed first, "
+                        "or use another copy")
     if (np.abs(off) > MAX_OFF_SAMPLES).mean() > MAX_OFF_SHARE:
         raise _not_the_same(couple)
     if following > MAX_FOLLOWING or cleanest > MAX_AGREEMENT:
