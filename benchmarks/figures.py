@@ -82,6 +82,6 @@ def learning_curve(table: pd.DataFrame) -> Figure:
             axes.plot(rows.steps, rows[column], "-", color=COLOURS[colour], label=label if number == 1 else None)
             axes.plot(best.steps, best[column], "o", color=COLOURS[colour])
     axes.set(xlabel="optimiser steps", ylabel="SNR improvement (dB)",
-             title="validation mixtures; dot: the weights that the next run begins with")
+             title="validation mixtures; each run begins with the weights at the dot before")
     axes.legend(loc="lower right")
     return figure
