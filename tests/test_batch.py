@@ -1,5 +1,6 @@
 """The command line of denoising."""
 
+import errno
 import os
 import re
 import signal
@@ -18,7 +19,8 @@ from common.audio.reading import AUDIO_SUFFIXES, read_audio
 from common.audio.tags import Tags, read_tags
 from common.audio.writing import AudioWriter, write_audio
 from common.denoising import __main__ as batch
-from common.denoising.files import removed_words
+from common.denoising import jobs
+from common.denoising.files import DenoiseSettings, removed_words
 from common.denoising.jobs import RECORDS, record
 from common.errors import CallError, UserError
 from common.network import weights_files
@@ -457,6 +459,30 @@ def test_without_an_output_results_lie_beside_their_inputs(main, tmp_path, caplo
     assert "2 of 3 were finished before" in caplog.text
     main("song.wav", "deep", "--strength", "0.5")
     assert caplog.text.count("finished before") == 2 and set(tree(tmp_path)) == {*before, *results, *removed}
+
+
+def test_a_folder_that_takes_no_record_is_one_sentence(main, tmp_path, monkeypatch, caplog):
+    put("d/a.wav", "d/b.wav")
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(jobs, "write_text", refused)
+    with pytest.raises(UserError, match="2 failed"):
+        main("d")
+    sentence = f"failed: expected to write {Path('d', RECORDS)}, but the system refused (Permission denied): change"
+    assert caplog.text.count(sentence) == 2
+
+
+def test_with_auto_only_the_weights_that_it_may_take_decide_what_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_files, "PRETRAINED", tmp_path)
+    for name in ("white", "mixed", "class0"):
+        (tmp_path / f"{name}.pth").write_text(name)
+    args, seen = batch._parser().parse_args(["song.wav"]), []
+    for name in ("none", "class0", "white", "mixed"):
+        (tmp_path / f"{name}.pth").write_text("new")
+        seen.append(batch._recorded_settings(args, DenoiseSettings())["weights_sha256"])
+    assert seen[0] == seen[1] and len(set(seen)) == 3
 
 
 def test_without_an_output_one_song_leaves_no_other_files(main, tmp_path):

@@ -71,8 +71,9 @@ def test_a_second_call_makes_nothing_anew(tmp_path):
     assert audio.shape[0] == 2 and 0.1 < np.abs(audio).max() <= 1
 
 
-def test_a_smaller_corpus(tmp_path):
-    songs, noises = make_corpus(tmp_path, song_seconds=1, channels=1, n_folds=4)
+def test_a_smaller_corpus(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    songs, noises = make_corpus("my: corpus", song_seconds=1, channels=1, n_folds=4)
     audio, _ = read_audio(list_audio(songs)[0])
     assert audio.shape[0] == 1 and 0.1 < np.abs(audio).max() <= 1
     assert sorted(scan_folds(noises)) == [1, 2, 3, 4]

@@ -27,6 +27,16 @@ def test_all_forms_of_an_import_count(tmp_path):
                                            "common.data.c"}
 
 
+def test_every_refusal_says_what_to_do():
+    """A message ends in advice behind a colon."""
+    for path in (ROOT / "common").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "CallError", "AudioError"):
+                parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else node.args
+                text = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
+                assert ": " in text or not text.startswith("expected"), f"{path}:{node.lineno} {text}"
+
+
 def test_every_folder_is_a_known_room():
     assert sorted(path.parent.name for path in (ROOT / "common").glob("*/__init__.py")) == sorted(ROOMS)
 

@@ -203,9 +203,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_files(data, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"loss": "l1"}, {"schedule": "cubic"}, {"epochs": 0}, {"batch_size": 1},
-                                   {"minutes": 0.0}, {"seed": -1}])
+                                   {"minutes": 0.0}, {"seed": -1}, {"start": "mixed", "branch": "Long"}])
 def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(CallError, match="expected"):
+    with pytest.raises(CallError, match=r"expected .*, got .*: (choose|raise|leave)"):
         TrainSettings(**wrong)
 
 
@@ -288,6 +288,9 @@ def test_the_time_of_a_training_is_measured_before_it(data, monkeypatch):
     monkeypatch.setattr("common.training.timing.time", clock)
     words = estimate(TrainSettings(**(MINI | {"epochs": 4})), *data)
     assert "12 steps of 2.50 s and 4 validations of 40.0 s" in words and "about 4 min" in words  # 30 s and 160 s
+    monkeypatch.setattr(type(data[1]), "has_prints", True)  # each validation is done without prints and with them
+    words = estimate(TrainSettings(**(MINI | {"epochs": 4})), *data)
+    assert "4 validations of 80.0 s" in words and "about 6 min" in words
 
 
 def test_a_network_learns_from_noisy_targets_alone(tmp_path, rng):

@@ -98,6 +98,7 @@ def test_train_on_merged_pairs(call, merged, tmp_path):
     (["run", "nowhere", "-o", "w"], "nowhere/train/input does not exist"),
     (["recipe", "nowhere", "-o", "w", "--minutes", 1], "nowhere is none"),
     (["run", "nowhere", "-o", "w", "--loss", "l1"], "expected"),
+    (["publish", "mixed", "nowhere", "-o", "w.pth", "--calibration-pairs", "-1"], "expected a number of at least 0"),
 ])
 def test_wrong_calls_end_with_code_2(call, flags, message):
     assert message in call("-m", "common.training", *flags, code=2).stderr

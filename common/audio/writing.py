@@ -26,6 +26,19 @@ REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
 WRITE_BLOCK = 1 << 16
 
 
+@contextmanager
+def named_refusals(path: str | Path):
+    """Turn an error of the system while `path` is written into an AudioError that says what to do."""
+    try:
+        yield
+    except WRITE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            raise AudioError(f"expected to write {path}, but the system refused ({error.strerror}): change the "
+                             "permissions, or choose another place for the output") from error
+        raise AudioError(f"expected room for {path}, but writing failed ({error}): free some disk space or choose "
+                         "another folder") from error
+
+
 def to_pcm(audio: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     """Round (channels, samples) to integers of `bits`; return them and the number of samples that were limited.
 
@@ -81,7 +94,7 @@ class AudioWriter(AbstractContextManager):
         self._check_room(like.seconds * sample_rate if like else 0)
         # The name is cut: a file system takes 255 bytes.
         self._temporary = self.path.with_name(f".{self.path.name[:40]}.{secrets.token_hex(4)}.tmp")
-        with self._named_errors():
+        with named_refusals(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.touch()  # encoders say less about a folder that cannot be written
             if self._clip == "rescale":  # without a name, so that a kill leaves nothing; closed by __exit__
@@ -93,20 +106,9 @@ class AudioWriter(AbstractContextManager):
             raise AudioError(f"expected less than 4 GiB of samples for {self.path}, whose format counts no further, "
                              "but it would be larger: write WAV or FLAC")
 
-    @contextmanager
-    def _named_errors(self):
-        try:
-            yield
-        except WRITE_ERRORS as error:
-            if isinstance(error, OSError) and error.errno in REFUSALS:
-                raise AudioError(f"expected to write {self.path}, but the system refused ({error.strerror}): change "
-                                 "the permissions, or choose another place for the output") from error
-            raise AudioError(f"expected room for {self.path}, but writing failed ({error}): free some disk "
-                             "space or choose another folder") from error
-
     def write(self, audio: np.ndarray):
         """Append a block of shape (channels, samples): floats, or for a 16-bit file int16 samples."""
-        with self._named_errors():
+        with named_refusals(self.path):
             if audio.dtype == np.int16:
                 self._put(audio)
                 return
@@ -142,7 +144,7 @@ class AudioWriter(AbstractContextManager):
     def __exit__(self, kind, *_):
         try:
             if kind is None:
-                with self._named_errors():
+                with named_refusals(self.path):
                     if self._kept:
                         self._rescale()
                     self._encoder.close()

@@ -15,6 +15,7 @@ import numpy as np
 from common.audio.writing import write_audio
 from common.demo import synth
 from common.seeds import stream
+from common.small_files import ffmpeg_name
 
 SONGS_PER_SPLIT = {"train": 8, "validation": 2, "test": 4}
 TITLES = ("Amber", "Brook", "Cinder", "Dune", "Ember", "Fjord", "Glade", "Harbour", "Isle", "Juniper", "Kite",
@@ -25,7 +26,7 @@ def write_stems(path: Path, stems: dict[str, np.ndarray], sample_rate: int) -> N
     """Write the sum of `stems`, (channels, samples) each, and then the stems as AAC streams of one MP4 file."""
     temporary = path.with_name(f".{path.name}.tmp")
     layout = {1: "mono", 2: "stereo"}[len(next(iter(stems.values())))]
-    with av.open(str(temporary), "w", format="mp4") as container:
+    with av.open(ffmpeg_name(temporary), "w", format="mp4") as container:
         streams = []
         for _ in range(1 + len(stems)):
             stream = container.add_stream("aac", rate=sample_rate, layout=layout)

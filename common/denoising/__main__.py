@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = DenoiseSettings(**given(args, DenoiseSettings) | {"subtype": SUBTYPES.get(args.bits),
                                                                  "noise_print": noise_print})
     jobs = plan(args.inputs, args.output, args.format and f".{args.format}", args.like_input, args.residual)
-    if not args.force:
+    if args.output is not None and not args.force:
         check_foreign_files(jobs)
     if args.bits:
         _check_bits(args.bits, jobs)
@@ -111,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def command() -> None:
-    """Run the command line as the program `song-denoise`. The end of its terminal or session is as Ctrl-C."""
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup ignores it
-        if signal.getsignal(number := getattr(signal, name, signal.SIGTERM)) == signal.SIG_DFL:
+    """Run the command line as the program `song-denoise`. The end of its terminal stops it as Ctrl-C does."""
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup lets the program ignore it
             signal.signal(number, signal.default_int_handler)
     run(main)
 

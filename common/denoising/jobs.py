@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common.audio.formats import NEAREST, OUTPUT_SUFFIXES
 from common.audio.reading import AUDIO_SUFFIXES, audio_name, list_audio
+from common.audio.writing import named_refusals
 from common.denoising.files import peak_words, removed_words
 from common.errors import CallError, UserError
 from common.path_checks import check_outputs
@@ -69,10 +70,14 @@ def _is_recorded(path):
 
 
 def record(paths: Sequence[Path], settings: dict | None) -> None:
-    """Record the settings of files in one existing folder; None before the work, in case it is killed."""
+    """Record the settings of files in one existing folder; None before the work, in case it is killed.
+
+    Raises AudioError if the folder cannot be written.
+    """
     folder = paths[0].parent
     _read_records.cache_clear()  # another process may have changed the file
-    write_text(folder / RECORDS, json.dumps(_read_records(folder) | {path.name: settings for path in paths}))
+    with named_refusals(folder / RECORDS):
+        write_text(folder / RECORDS, json.dumps(_read_records(folder) | {path.name: settings for path in paths}))
     _read_records.cache_clear()
 
 
@@ -178,16 +183,11 @@ def plan(inputs: Sequence[str], output: str | None, suffix: str | None = None, l
 
 
 def check_foreign_files(jobs: Sequence[Job]) -> None:
-    """Raise CallError if a result would replace a file beside the inputs that this command did not make.
-
-    NAME.denoised is by its name a result of this command.
-    """
+    """Raise CallError if a result in an output folder would replace a file beside the inputs that is none of ours."""
     folders = {job.source.parent.resolve() for job in jobs}
     for job in jobs:
         if not job.named and job.target.parent.resolve() in folders:
             for path in job.outputs:
-                if DENOISED in path.suffixes and path.parent == job.source.parent:
-                    continue
                 if os.path.exists(path) and not _is_recorded(path):
                     raise CallError(f"expected no {path} beside the input {job.source}, but this command did not make "
                                     "it: choose another output folder, or write over it with --force")

@@ -2,7 +2,7 @@
 
     python -m common.training pack SONGS NOISES -o pool         decode songs and noises once, to mix them in training
     python -m common.training unpack pool.zip -o pool           the pool from its small file
-    python -m common.training run pool -o trained             train on a pool, or on a folder of merged pairs
+    python -m common.training run pool -o trained               train on a pool, or on a folder of merged pairs
     python -m common.training recipe pool -o weights --minutes 28    a universal network and one for each noise
     python -m common.training average a.pth b.pth -o c.pth      the mean of weights fine-tuned from one network
     python -m common.training publish w.pth pool -o small.pth   weights to share, with their confidence
