@@ -35,7 +35,8 @@ def worker_processes(jobs: int = -1, scheduler: str | None = None) -> Iterator[j
         # joblib replaces a worker whose memory has grown, and warns of it: that is as it should be.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
         try:
-            yield joblib.Parallel(jobs, return_as="generator", initializer=_end_with_parent, initargs=(os.getpid(),))
+            # joblib keeps its workers for the next call, unless these arguments are others.
+            yield joblib.Parallel(jobs, return_as="generator", initializer=_begin, initargs=(os.getpid(), os.getcwd()))
         except BrokenExecutor as error:
             raise UserError("expected every worker process to live, but one was killed, perhaps for want of memory: "
                             "run the same command again, with fewer --jobs") from error
@@ -69,9 +70,13 @@ def _ship_code(client):
                         "s: start some with dask worker") from error
 
 
-def _end_with_parent(parent):
-    """Make a new worker process end with process `parent`; otherwise joblib's workers outlive it by minutes."""
+def _begin(parent, folder):
+    """Make a new worker process work in `folder` and end with process `parent`.
+
+    Otherwise joblib's workers stay in the folder where the first of them began, and outlive their parent by minutes.
+    """
     global _unfinished_work
+    os.chdir(folder)
     _unfinished_work = threading.Lock()
 
     def wait():

@@ -1,5 +1,7 @@
+import os
 import sys
 
+import joblib
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from common.demo import datasets, synth
 from common.demo.corpus import make_corpus
 from common.errors import CallError
 from common.labels import CLASS_NAMES
+from common.workers import worker_processes
 
 
 def test_songs_are_seeded_and_different():
@@ -69,6 +72,14 @@ def test_a_second_call_makes_nothing_anew(tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     audio, _ = read_audio(list_audio(songs)[0])
     assert audio.shape[0] == 2 and 0.1 < np.abs(audio).max() <= 1
+
+
+def test_worker_processes_follow_a_change_of_folder(tmp_path, monkeypatch):
+    for name in ("first", "second", "first"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / name)
+        with worker_processes(2) as parallel:
+            assert {*parallel([joblib.delayed(os.getcwd)()] * 4)} == {str(tmp_path / name)}
 
 
 def test_a_smaller_corpus(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from common.audio.writing import write_audio
 from common.demo import synth
 from common.seeds import stream
 from common.small_files import ffmpeg_name
+from common.workers import worker_processes
 
 SONGS_PER_SPLIT = {"train": 8, "validation": 2, "test": 4}
 TITLES = ("Amber", "Brook", "Cinder", "Dune", "Ember", "Fjord", "Glade", "Harbour", "Isle", "Juniper", "Kite",
@@ -74,6 +75,8 @@ def make_corpus(folder: str | Path, seed: int = 0, song_seconds: float = 16.0, c
                                                     song_seconds, channels))
             n += 1
     work += [joblib.delayed(_write_noises)(noises, fold, seed) for fold in range(1, n_folds + 1)]
-    joblib.Parallel(n_jobs=jobs)(work)
+    with worker_processes(jobs) as parallel:
+        for _ in parallel(work):
+            pass
     done.touch()
     return songs, noises
