@@ -150,6 +150,7 @@ class TakesHigh(torch.nn.Module):
     """Takes all above some 5 kHz for noise."""
 
     plan = PLANS[LITERATURE]
+    compression = 1.0
 
     def __init__(self):
         super().__init__()

@@ -27,6 +27,7 @@ class Wiener(torch.nn.Module):
     """In place of a network: a mask made of its two inputs, their ratio, in `dtype`."""
 
     plan = PLANS[FOLDED]
+    compression = 1.0
 
     def __init__(self, dtype=torch.float32):
         super().__init__()

@@ -99,6 +99,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu") -> tuple[Denoise
             network = DCUNet20(network["width"], network.get("plan", LITERATURE), network.get("depth_factors"))
             model = Denoiser(network, STFT(**stft))
         state = {name: x.float() if x.is_floating_point() else x for name, x in content["state"].items()}
+        state.setdefault("network.compression", torch.tensor(1.0))  # files that are older than it
         model.load_state_dict(state, assign=True)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"expected the weights of a DCUNet-20 with its settings, but {path} holds other tensors or "

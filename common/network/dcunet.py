@@ -230,12 +230,14 @@ class DCUNet20(nn.Module):
     """DCUNet-20: spectrum planes in, bounded complex mask out.
 
     width: complex channels of the first layer. plan: a name in PLANS. depth_factors: channels of each encoder layer in
-    multiples of the width; those of the plan if left out.
+    multiples of the width; those of the plan if left out. compression: of the magnitudes in the planes, see
+    common.network.network_inputs; it is part of the state, since weights fit one compression only.
     Shape: (batch, 2 * inputs, bins, frames) -> (batch, 2, bins, frames) for any number of bins and frames: the input
     is padded with zeros to sizes that fit the strides, and the mask is cropped.
     """
 
-    def __init__(self, width: int, plan: str = FOLDED, depth_factors: Sequence[int] | None = None):
+    def __init__(self, width: int, plan: str = FOLDED, depth_factors: Sequence[int] | None = None,
+                 compression: float = 1.0):
         super().__init__()
         if not isinstance(width, int) or width < 1:
             raise UserError(f"expected a network width of at least 1, got {width!r}: choose for example 8 or 16")
@@ -246,6 +248,7 @@ class DCUNet20(nn.Module):
         if len(self.depth_factors) != 10 or min(self.depth_factors) < 1:
             raise UserError(f"expected ten depth factors of at least 1, got {self.depth_factors}: give a "
                             "whole number for each encoder layer")
+        self.register_buffer("compression", torch.tensor(float(compression)))
         channels = [factor * width for factor in self.depth_factors]
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         sources = [1] * self.plan.inputs

@@ -9,8 +9,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as reasons
 
 from common.errors import CallError, UserError
 from common.network.confidence import feature_models
+from common.network.network_inputs import network_inputs
 from common.network.noise_model import LEAST_NORMALISED_RMS
-from common.network.noise_print import wiener_gain
 from common.network.stft import STFT
 
 # Key of the file's metadata with a JSON object: what denoising must know of the model, and which weights it comes from.
@@ -42,6 +42,7 @@ class ExportedModel:
                             "with python -m common.network.onnx_export") from error
         self.weights_sha256 = settings["weights_sha256"]
         self.stft, self.takes_print = STFT(**settings["stft"]), settings["takes_print"]
+        self._compression = settings.get("compression", 1.0)
         self.time_stride, self.context_frames = settings["time_stride"], settings["context_frames"]
         self.confidence, self.print_confidence, self.classifier = feature_models(settings, self.stft).values()
 
@@ -52,10 +53,9 @@ class ExportedModel:
             level = np.sqrt(np.square(waveform).mean(-1, keepdims=True))
         level = np.where(level < LEAST_NORMALISED_RMS, 1, level).astype(np.float32)
         spectrum = self.stft.forward((waveform / level).astype(np.float32))
-        inputs = [spectrum]
-        if self.takes_print:
-            inputs.append(spectrum if print_power is None else
-                          spectrum * wiener_gain(spectrum, print_power / level**2).astype(np.float32))
-        mask, = self._session.run(None, {"planes": np.stack([part for x in inputs for part in (x.real, x.imag)], 1)})
+        inputs = network_inputs(spectrum, self._compression, None if print_power is None else print_power / level**2,
+                                1 + self.takes_print)
+        planes = np.stack([part for x in inputs for part in (x.real, x.imag)], 1)
+        mask, = self._session.run(None, {"planes": planes.astype(np.float32, copy=False)})
         denoised = self.stft.inverse((mask[:, 0] + 1j * mask[:, 1]) * spectrum, waveform.shape[-1])
         return waveform - denoised * level

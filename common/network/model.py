@@ -11,8 +11,8 @@ from common.errors import CallError
 from common.network import tensor_stft
 from common.network.confidence import Confidence, FeatureModel
 from common.network.dcunet import DCUNet20
+from common.network.network_inputs import network_inputs
 from common.network.noise_model import LEAST_NORMALISED_RMS
-from common.network.noise_print import wiener_gain
 from common.network.stft import STFT
 
 # Environment variable that makes a machine compute in the given precision, float32 or bfloat16.
@@ -65,10 +65,8 @@ class Denoiser(nn.Module):
             level = waveform.square().mean(-1, keepdim=True).sqrt()
         level = torch.where(level < LEAST_NORMALISED_RMS, torch.ones_like(level), level)
         spectrum = tensor_stft.forward(self.stft, waveform / level)
-        inputs = [spectrum]
-        if self.takes_print:
-            inputs.append(spectrum if print_power is None else
-                          spectrum * wiener_gain(spectrum, print_power / level.square()))
+        inputs = network_inputs(spectrum, float(self.network.compression),
+                                None if print_power is None else print_power / level.square(), self.network.plan.inputs)
         mask = self.network(torch.stack([part for x in inputs for part in (x.real, x.imag)], 1))
         spectrum = torch.complex(mask[:, 0], mask[:, 1]) * spectrum
         return tensor_stft.inverse(self.stft, spectrum, waveform.shape[-1]) * level

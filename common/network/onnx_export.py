@@ -112,7 +112,8 @@ class AnyFrames(nn.Module):
 
 def export_settings(model: Denoiser) -> dict:
     """What common.network.exported must know of a model besides its network, as plain values."""
-    return {"stft": asdict(model.stft), "takes_print": model.takes_print, "time_stride": model.time_stride,
+    return {"stft": asdict(model.stft), "takes_print": model.takes_print,
+            "compression": float(model.network.compression), "time_stride": model.time_stride,
             "context_frames": model.context_frames} | {
             name: values and {key: array.tolist() for key, array in vars(values).items()}
             for name in FEATURE_MODELS for values in [getattr(model, name)]}

@@ -18,7 +18,7 @@ def widen(narrow: DCUNet20, width: int, depth_factors: Sequence[int] | None = No
 
     width, depth_factors: as of DCUNet20. Raises UserError if a layer would have fewer channels than that of `narrow`.
     """
-    wide = DCUNet20(width, narrow.plan_name, depth_factors)
+    wide = DCUNet20(width, narrow.plan_name, depth_factors, float(narrow.compression))
     for old, new in zip(narrow.depth_factors, wide.depth_factors, strict=True):
         if new * width < old * narrow.width:
             raise UserError(f"expected a network at least as wide as the weights to begin with, width {narrow.width} "

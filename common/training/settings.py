@@ -35,6 +35,8 @@ class TrainSettings:
     depth_factors: tuple[int, ...] | None = setting(
         None, "complex channels of the ten encoder layers, in multiples of the width (default: the plan's)",
         type=int, nargs="+", metavar="FACTOR")
+    compression: float = setting(
+        0.5, "exponent of the magnitudes that a new network reads; weights to start from keep theirs")
     hop_length: int = setting(512, "samples between two STFT frames")
     loss: str = setting("sdr", "quantity to minimise: sdr, weighted_sdr or spectrum_l2")
     epochs: int = setting(10, "number of validations, each of which also writes a weights file")
@@ -64,6 +66,9 @@ class TrainSettings:
         if self.batch_size < 2:
             raise CallError(f"expected batch_size of at least 2, which batch norm needs, got {self.batch_size}: "
                             "raise it")
+        if not 0 < self.compression <= 1:
+            raise CallError(f"expected a compression above 0 and at most 1, got {self.compression}: choose "
+                            "for example 0.5")
         for name in ("epochs", "steps_per_epoch", "crop_frames", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}: raise it")
@@ -88,7 +93,7 @@ class Execution:
 
 def new_model(settings: TrainSettings) -> Denoiser:
     """Make the untrained model of a run."""
-    network = DCUNet20(settings.width, settings.plan, settings.depth_factors)
+    network = DCUNet20(settings.width, settings.plan, settings.depth_factors, settings.compression)
     return Denoiser(network, STFT(hop_length=settings.hop_length))
 
 

@@ -21,7 +21,8 @@ def average(files: Sequence[str | Path]) -> tuple[Denoiser, dict]:
     or transforms of different form.
     """
     loaded = [load_weights(file) for file in files]
-    forms = [model.network.settings() | vars(model.stft) for model, _ in loaded]
+    forms = [model.network.settings() | {"compression": float(model.network.compression)} | vars(model.stft)
+             for model, _ in loaded]
     for file, form in zip(files, forms, strict=True):
         differ = [f"{name} {forms[0][name]} and {form[name]}" for name in form if form[name] != forms[0][name]]
         if differ:
