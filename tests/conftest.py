@@ -66,10 +66,10 @@ def merged(corpus, call, tmp_path_factory):
     return _merged
 
 
-def mini_model(plan=FOLDED):
+def mini_model(plan=FOLDED, compression=1.0):
     """A mini network with settled batch-norm statistics and a mask that does something."""
     torch.manual_seed(0)
-    denoiser = Denoiser(DCUNet20(2, plan), STFT())
+    denoiser = Denoiser(DCUNet20(2, plan, compression=compression), STFT())
     denoiser.train()
     with torch.no_grad():
         for _ in range(2):

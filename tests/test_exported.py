@@ -75,11 +75,11 @@ def test_what_needs_more_says_what_to_install(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("plan", ["folded", "literature"])
-def test_an_exported_file_is_the_whole_model(plan, tmp_path, rng):
+@pytest.mark.parametrize("plan, compression", [("folded", 0.5), ("folded", 1.0), ("literature", 1.0)])
+def test_an_exported_file_is_the_whole_model(plan, compression, tmp_path, rng):
     classifier = FeatureModel(*(rng.standard_normal(shape).astype(np.float32)
                                 for shape in ((100,), (100,), (100, 11), (11,))))
-    plain = mini_model(plan)
+    plain = mini_model(plan, compression)
     model = Denoiser(plain.network, plain.stft, constant(0.7), constant(0.2, 6), classifier).eval()
     export_onnx(model, tmp_path / "m.onnx", "0" * 64)
     exported = load_noise_model(tmp_path / "m.onnx")

@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
             level = waveform.square().mean(-1, keepdim=True).sqrt()
         level = torch.where(level < LEAST_NORMALISED_RMS, torch.ones_like(level), level)
         spectrum = tensor_stft.forward(self.stft, waveform / level)
-        inputs = network_inputs(spectrum, float(self.network.compression),
+        inputs = network_inputs(spectrum, self.network.compression,
                                 None if print_power is None else print_power / level.square(), self.network.plan.inputs)
         mask = self.network(torch.stack([part for x in inputs for part in (x.real, x.imag)], 1))
         spectrum = torch.complex(mask[:, 0], mask[:, 1]) * spectrum

@@ -10,15 +10,14 @@ Takes arrays or tensors.
 from common.network.noise_print import EPSILON, Values, wiener_gain
 
 
-def network_inputs(spectrum: Values, compression: float, print_power: Values | None, n_inputs: int) -> list[Values]:
+def network_inputs(spectrum: Values, compression: float | Values, print_power: Values | None,
+                   n_inputs: int) -> list[Values]:
     """Return the inputs of the network, (batch, bins, frames) complex each.
 
     compression: exponent of the magnitudes, 1 leaves them. print_power: (batch, bins), or None without a print.
     n_inputs: 2 for a network that takes a noise print, otherwise 1.
     """
-    compressed = spectrum
-    if compression != 1:
-        compressed = spectrum * (abs(spectrum) ** 2 + EPSILON) ** ((compression - 1) / 2)
+    compressed = spectrum * (abs(spectrum) ** 2 + EPSILON) ** ((compression - 1) / 2)
     if n_inputs == 1:
         return [compressed]
     return [compressed, compressed if print_power is None else compressed * wiener_gain(spectrum, print_power)]
