@@ -7,8 +7,8 @@ kernel [[re, -im], [im, re]].
 There are two plans. `literature` is the table of Kashyap et al. 2021, with one input; four fifths of its operations are
 in five layers at the full frequency resolution. In `folded`, the default, the first row therefore folds four
 neighbouring bins into one position and the last row unfolds them (after the channel-wise sub-bands of Liu et al. 2020),
-deeper layers have more channels, and the decoder is the mirror of the encoder. Its second input is the spectrum after
-the Wiener gain of a noise print (common.network.noise_print).
+deeper layers have more channels, and the decoder is the mirror of the encoder. Its second input is the spectrum with
+the Wiener gain of a noise print (common.network.network_inputs).
 
 References: Choi et al. 2019 (the network and the mask), Trabelsi et al. 2018 (complex layers), Kashyap et al. 2021,
 Liu et al. 2020 (Channel-wise subband input for better voice and accompaniment separation).

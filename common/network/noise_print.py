@@ -1,7 +1,7 @@
 """What a noise print, a moment of noise without music, tells the network.
 
-The mean power N of the print in each bin gives a Wiener gain, max(0.1, 1 - N / |X|^2), for a spectrum X. The spectrum
-times this gain is the network's second input. Without a print N is 0 and the second input is the spectrum itself.
+The mean power N of the print in each bin gives a Wiener gain, max(0.1, 1 - N / |X|^2), for a spectrum X. The network
+reads the spectrum without and with this gain (common.network.network_inputs). Without a print the gain is 1.
 
 Both functions take arrays or tensors. References: Lim and Oppenheim 1979 (Wiener filter).
 """
