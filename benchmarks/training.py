@@ -34,11 +34,11 @@ from common.training.settings import TrainSettings, new_model
 
 
 class _Planes(nn.Module):
-    """The textbook network with this project's planes in and out."""
+    """The textbook's copy of a network, with this project's planes in and out."""
 
-    def __init__(self, network, plan):
+    def __init__(self, ours):
         super().__init__()
-        self.network, self.plan = network, plan
+        self.network, self.plan, self.compression = textbook_copy(ours), ours.plan, float(ours.compression)
 
     def forward(self, planes):
         return self.network(textbook_planes(planes))[:, 0].permute(0, 3, 1, 2)
@@ -57,7 +57,7 @@ def textbook_step(settings, source, device):
     """Return a function that makes one step of a textbook's loop. The crop's size must fit its network."""
     torch.manual_seed(0)
     model = new_model(settings)
-    model.network = _Planes(textbook_copy(model.network), model.network.plan)
+    model.network = _Planes(model.network)
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate)
     n_samples, steps = (settings.crop_frames - 1) * model.stft.hop_length, iter(range(1 << 30))
