@@ -265,6 +265,12 @@ class DCUNet20(nn.Module):
         """The arguments that rebuild the network, as plain values."""
         return {"width": self.width, "plan": self.plan_name, "depth_factors": list(self.depth_factors)}
 
+    def hidden_kernels(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Real and imaginary kernels of all layers but the first and the last: outputs x inputs, in the decoder
+        inputs x outputs."""
+        layers = (*self.encoder[1:], *self.decoder)
+        return [(layer.conv.weight_real, layer.conv.weight_imag) for layer in layers]
+
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         bins, frames = planes.shape[-2:]
         n_bins, n_frames = self.plan.valid_length(bins, FREQUENCY), self.plan.valid_length(frames, TIME)

@@ -1,7 +1,8 @@
 """The Noise2Noise training loop: noisy inputs, noisy targets, weights after every epoch, automatic resume.
 
 The loop needs PyTorch, NumPy and the standard library only; a Source delivers its batches.
-References: Lehtinen et al. 2018 (Noise2Noise); Loshchilov and Hutter 2019 (AdamW).
+References: Lehtinen et al. 2018 (Noise2Noise); Loshchilov and Hutter 2019 (AdamW);
+Jordan et al. 2024 (Muon).
 """
 
 import json
@@ -142,17 +143,20 @@ def train_step(run: Run, source: Source) -> None:
     # At inference the level is the whole song's, so that crops come at levels other than their own.
     jitter = stream(settings.seed, "level jitter", run.step).uniform(-1, 1, (settings.batch_size, 1))[rows]
     jitter = torch.from_numpy(10 ** (jitter * settings.level_jitter_db / 20)).float().to(device, non_blocking=True)
-    for group in run.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * learning_rate_factor(run.step, run.progress(), settings.warmup_steps,
-                                                                    settings.schedule)
+    rate = settings.learning_rate * learning_rate_factor(run.step, run.progress(), settings.warmup_steps,
+                                                         settings.schedule)
+    for optimizer in run.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
     run.callable.train()
     with autocast(device):
         estimate = run.callable(noisy, noisy.square().mean(-1, keepdim=True).sqrt() * jitter, power)
     loss = LOSSES[settings.loss](estimate, target, noisy)
-    run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), settings.clip_norm)
-    run.optimizer.step()
+    for optimizer in run.optimizers:
+        optimizer.step()
     _update_average(run)
     loss = run.processes.sum(loss.detach().double()) / run.processes.count
     run.epoch_loss += loss

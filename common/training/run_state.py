@@ -8,6 +8,7 @@ import torch
 
 from common.errors import CallError, UserError
 from common.network.checkpoints import load_safely, load_weights
+from common.training.muon import ComplexMuon
 from common.training.network_widening import widen
 from common.training.processes import Processes
 from common.training.settings import TrainSettings, new_model
@@ -16,12 +17,15 @@ log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 # Attributes of a Run in a checkpoint: with a state_dict, and as they are.
-MODULES = "model", "average", "optimizer"
+MODULES = "model", "average", "kernel_optimizer", "optimizer"
 COUNTERS = "step", "first_step", "seconds", "history"
 
 
 class Run:
-    """A run's model, averaged weights, optimiser and counters. start: the network's first state_dict, or None."""
+    """A run's model, averaged weights, optimisers and counters. start: the network's first state_dict, or None.
+
+    Muon learns the kernels between the first and the last layer, AdamW all else.
+    """
 
     def __init__(self, settings: TrainSettings, processes: Processes, start: dict | None = None):
         torch.manual_seed(settings.seed)
@@ -31,14 +35,23 @@ class Run:
             self.model.network.load_state_dict(start)
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.learning_rate, betas=settings.betas,
-                                           weight_decay=settings.weight_decay, fused=True)
+        pairs = self.model.network.hidden_kernels()
+        hidden = {id(kernel) for pair in pairs for kernel in pair}
+        rate, decay = settings.learning_rate, settings.weight_decay
+        self.kernel_optimizer = ComplexMuon(pairs, rate, weight_decay=decay)
+        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if id(p) not in hidden], rate,
+                                           betas=settings.betas, weight_decay=decay, fused=True)
         self.callable = processes.wrap(self.model)
         self.step, self.first_step, self.seconds, self.history = 0, 0, 0.0, []
         self.epoch_start = (0, 0.0)  # step and seconds
         # These are equal in all processes. They stay on the device, since reading them makes the host wait for it.
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.first_bad_step = torch.full((), -1, device=self.device)
+
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Both optimisers; they have the same learning rate."""
+        return self.kernel_optimizer, self.optimizer
 
     @property
     def crop_samples(self) -> int:

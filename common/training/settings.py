@@ -27,7 +27,7 @@ class TrainSettings:
     A crop of 16k frames needs no padding (16k + 3 frames with the literature's plan). The averaged weights are the
     ones that are validated and saved. With `minutes` the schedule follows the wall time, validation included; `epochs`
     is then the number of validations, and the result depends on the machine's speed. `branch` continues from the
-    weights, averages, optimiser state and step of another run of the same network.
+    weights, averages, optimisers' state and step of another run of the same network.
     """
 
     plan: str = setting(FOLDED, "the network's table of layers: folded or literature")
@@ -45,7 +45,7 @@ class TrainSettings:
     batch_size: int = setting(4, "crops in one step, over all processes")
     crop_frames: int = setting(96, "STFT frames of a training crop")
     learning_rate: float = setting(3e-3, "highest learning rate")
-    weight_decay: float = setting(1e-4, "weight decay of AdamW")
+    weight_decay: float = setting(1e-4, "weight decay of both optimisers")
     betas: tuple[float, float] = setting(
         (0.9, 0.99), "decay of AdamW's two moving averages", metavar=("FIRST", "SECOND"))
     warmup_steps: int = setting(100, "steps over which the learning rate rises")
