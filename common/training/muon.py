@@ -28,13 +28,15 @@ def unitary_factor(matrix: torch.Tensor) -> torch.Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return unitary_factor(matrix.mH).mH
-    matrix = matrix / torch.linalg.vector_norm(matrix).clamp(min=torch.finfo(torch.float32).tiny)
-    (a, b, c), gram, product = COEFFICIENTS, matrix @ matrix.mH, None
+    (a, b, c), gram = COEFFICIENTS, matrix @ matrix.mH
+    square_norm = gram.diagonal().real.sum().clamp(min=torch.finfo(torch.float32).tiny)
+    gram, product = gram / square_norm, square_norm.rsqrt()
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for _ in range(ROUNDS):
+    for k in range(ROUNDS):
         factor = a * identity + b * gram + c * (gram @ gram)
-        product = factor if product is None else factor @ product
-        gram = factor @ gram @ factor
+        product = factor @ product if k else factor * product
+        if k < ROUNDS - 1:
+            gram = factor @ gram @ factor
     return product @ matrix
 
 
