@@ -266,8 +266,10 @@ class DCUNet20(nn.Module):
         return {"width": self.width, "plan": self.plan_name, "depth_factors": list(self.depth_factors)}
 
     def hidden_kernels(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
-        """Real and imaginary kernels of all layers but the first and the last: outputs x inputs, in the decoder
-        inputs x outputs."""
+        """Return the real and imaginary kernels of all layers but the first and the last.
+
+        Shape: (outputs, inputs, bins, frames) in the encoder, (inputs, outputs, bins, frames) in the decoder.
+        """
         layers = (*self.encoder[1:], *self.decoder)
         return [(layer.conv.weight_real, layer.conv.weight_imag) for layer in layers]
 

@@ -24,7 +24,7 @@ COUNTERS = "step", "first_step", "seconds", "history"
 class Run:
     """A run's model, averaged weights, optimisers and counters. start: the network's first state_dict, or None.
 
-    Muon learns the kernels between the first and the last layer, AdamW all else.
+    Muon trains the kernels between the first and the last layer, AdamW all other parameters.
     """
 
     def __init__(self, settings: TrainSettings, processes: Processes, start: dict | None = None):
