@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-# Coefficients of the odd polynomial, and how often it is applied: Jordan et al. 2024. Singular values above 0.002 of the
-# matrix's norm end between 0.68 and 1.21, which is near enough to 1.
+# Coefficients of the odd polynomial, and how often it is applied: Jordan et al. 2024. Singular values above 0.002 of
+# the matrix's norm end between 0.68 and 1.21, which is near enough to 1.
 COEFFICIENTS, ROUNDS = (3.4445, -4.7750, 2.0315), 5
 # Root mean square of a step's complex elements at a rate of 1. AdamW's steps are about as large in practice (Liu et al.
 # 2025), so that both can share a rate.
