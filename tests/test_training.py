@@ -11,8 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from common.data.pairs import find_pairs
 from common.errors import CallError, UserError
 from common.locks import locked
-from common.network.checkpoints import load_safely, load_weights, save_atomically
-from common.network.model import computes_bfloat16_fast
+from common.network.checkpoints import load_safely, load_weights, save_atomically, save_weights
+from common.network.dcunet import FOLDED, PLANS, DCUNet20
+from common.network.model import Denoiser, computes_bfloat16_fast
+from common.network.stft import STFT
 from common.training import loop as training
 from common.training.loop import train
 from common.training.mixture_validation import pool_sources
@@ -99,6 +101,25 @@ def test_a_finished_run_is_left_as_it_is(finished, data):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert train(TrainSettings(**MINI), *data, folder) == history
     assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_run_has_the_network_that_it_begins_with(data, tmp_path):
+    factors, few = [1, 1, 2, 2, 2, 3, 3, 3, 3, 3], {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
+    save_weights(Denoiser(DCUNet20(3, FOLDED, factors), STFT(hop_length=1024)), tmp_path / "w.pth", {})
+
+    def network_of(folder, **settings):
+        train(TrainSettings(**few | settings), *data, tmp_path / folder)
+        model = load_weights(tmp_path / folder / "best.pth")[0]
+        return *model.network.settings().values(), model.stft.hop_length
+
+    assert network_of("tuned", start=tmp_path / "w.pth") == (3, FOLDED, factors, 1024)
+    assert network_of("wider", start=tmp_path / "w.pth", width=4) == (4, FOLDED, factors, 1024)
+    (tmp_path / "w.pth").unlink()  # what a run needs only to begin
+    assert network_of("tuned", start=tmp_path / "w.pth") == (3, FOLDED, factors, 1024)
+    assert network_of("cooled", branch=tmp_path / "wider") == (4, FOLDED, factors, 1024)
+    assert network_of("new", width=1) == (1, FOLDED, list(PLANS[FOLDED].depth_factors), 512)
+    with pytest.raises(UserError, match=r"width was 3 and is 1"):
+        network_of("tuned", start=tmp_path / "w.pth", width=1)
 
 
 def test_other_settings_are_refused_and_listed(finished, data):

@@ -207,8 +207,8 @@ def _parser():
     run = command("run", _run, "train one network, or resume its training", "-o --output", "--n-validation", "--device",
                   "--compile")
     run.add_argument("data", help="a pool, or a folder with train/ and validation/ of merged pairs")
-    run.add_argument("--start", metavar="WEIGHTS", help="weights to fine-tune, not wider than --width: a .pth file, or "
-                     "a name from pretrained_weights")
+    run.add_argument("--start", metavar="WEIGHTS", help="weights to fine-tune, or to widen by a larger --width: a "
+                     ".pth file, or a name from pretrained_weights")
     run.add_argument("--branch", metavar="FOLDER", help="run to continue in another folder, from its last checkpoint, "
                      "as with --schedule linear after --schedule constant")
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")

@@ -27,8 +27,8 @@ from common.seeds import stream
 from common.small_files import write_csv
 from common.training.losses import LOSSES
 from common.training.processes import Processes
-from common.training.run_state import LAST, Run, begin
-from common.training.settings import Execution, TrainSettings, learning_rate_factor
+from common.training.run_state import LAST, Run, begin, network_to_begin_with
+from common.training.settings import Execution, TrainSettings, learning_rate_factor, with_network
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +82,13 @@ def train(settings: TrainSettings, source: Source, validation: Validation, folde
         raise CallError("expected a number of steps, not minutes, for several processes, whose clocks differ: set "
                         "steps_per_epoch")
     n_rows = len(processes.rows(settings.batch_size))
-    decisive = asdict(settings) | {f"data.{name}": value for name, value in source.settings().items()}
-    plain = json.loads(json.dumps(decisive, default=str))
-    info = (info or {}) | {"method": "Noise2Clean" if source.clean_target else "Noise2Noise", "settings": plain,
-                           "commit": code_commit()}
     with ExitStack() as held:
         processes.share(lambda: held.enter_context(locked(folder)))
+        settings = with_network(settings, processes.share(lambda: network_to_begin_with(folder, settings)))
+        decisive = asdict(settings) | {f"data.{name}": value for name, value in source.settings().items()}
+        plain = json.loads(json.dumps(decisive, default=str))
+        info = (info or {}) | {"method": "Noise2Clean" if source.clean_target else "Noise2Noise", "settings": plain,
+                               "commit": code_commit()}
         run = begin(folder, settings, plain, processes)
         if processes.first and processes.count > 1:
             log.info("%d processes, %d rows of each batch in this one", processes.count, n_rows)

@@ -86,6 +86,21 @@ class Run:
         self.epoch_loss.fill_(content["epoch_loss"])
 
 
+def network_to_begin_with(folder: Path, settings: TrainSettings) -> dict:
+    """Return the settings of the network that a run in `folder` resumes or begins with; {} for a new one.
+
+    Raises UserError for a damaged state or damaged weights, CallError where they are missing.
+    """
+    if (folder / LAST).is_file():
+        return _load_state(folder / LAST)["settings"]
+    if settings.branch is not None:
+        return _load_state(Path(settings.branch) / LAST)["settings"]
+    if settings.start is None:
+        return {}
+    found = load_weights(settings.start)[0]
+    return found.network.settings() | {"hop_length": found.stft.hop_length}
+
+
 def begin(folder: Path, settings: TrainSettings, plain: dict, processes: Processes) -> Run:
     """Begin or resume the run in `folder`, in all processes with what the first one finds there.
 

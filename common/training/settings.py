@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.cli import setting
@@ -12,12 +12,18 @@ from common.network.model import Denoiser
 from common.network.stft import STFT
 from common.training.losses import LOSSES
 
+# The network where neither the settings nor the weights to begin with decide it; None stands for the plan's factors.
+NETWORK = {"plan": FOLDED, "width": 16, "depth_factors": None, "hop_length": 512}
 # Learning rate after the warm-up, as a share of the highest one, for the share of the run that is done.
 SCHEDULES = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "constant": lambda done: 1.0,
     "linear": lambda done: 1 - done,
 }
+
+
+def _network_default(name):
+    return f" (default: that of the weights to begin with, or {NETWORK[name]})"
 
 
 @dataclass(frozen=True)
@@ -27,17 +33,20 @@ class TrainSettings:
     A crop of 16k frames needs no padding (16k + 3 frames with the literature's plan). The averaged weights are the
     ones that are validated and saved. With `minutes` the schedule follows the wall time, validation included; `epochs`
     is then the number of validations, and the result depends on the machine's speed. `branch` continues from the
-    weights, averages, optimisers' state and step of another run of the same network.
+    weights, averages, optimisers' state and step of another run of the same network. What is None in plan, width,
+    depth_factors and hop_length is that of the weights to start from or of the run to branch from, or of NETWORK.
     """
 
-    plan: str = setting(FOLDED, "the network's table of layers: folded or literature")
-    width: int = setting(16, "complex channels of the first layer")
+    plan: str | None = setting(
+        None, f"the network's table of layers: folded or literature{_network_default('plan')}", type=str)
+    width: int | None = setting(None, f"complex channels of the first layer{_network_default('width')}", type=int)
     depth_factors: tuple[int, ...] | None = setting(
-        None, "complex channels of the ten encoder layers, in multiples of the width (default: the plan's)",
-        type=int, nargs="+", metavar="FACTOR")
+        None, "complex channels of the ten encoder layers, in multiples of the width (default: as --width, or the "
+        "plan's)", type=int, nargs="+", metavar="FACTOR")
     compression: float = setting(
         0.5, "exponent of the magnitudes that a new network reads; weights to start from keep theirs")
-    hop_length: int = setting(512, "samples between two STFT frames")
+    hop_length: int | None = setting(
+        None, f"samples between two STFT frames{_network_default('hop_length')}", type=int)
     loss: str = setting("sdr", "quantity to minimise: sdr, weighted_sdr or spectrum_l2")
     epochs: int = setting(10, "number of validations, each of which also writes a weights file")
     steps_per_epoch: int = setting(1000, "optimiser steps between two validations")
@@ -91,8 +100,15 @@ class Execution:
     watch: Callable | None = None  # is given the Run before the first step and after each, in place of log lines
 
 
+def with_network(settings: TrainSettings, known: dict) -> TrainSettings:
+    """Return settings that decide the whole network: what they leave open is as in `known`, or else in NETWORK."""
+    network = NETWORK | {name: known[name] for name in NETWORK if name in known}
+    return replace(settings, **{name: value for name, value in network.items() if getattr(settings, name) is None})
+
+
 def new_model(settings: TrainSettings) -> Denoiser:
     """Make the untrained model of a run."""
+    settings = with_network(settings, {})
     network = DCUNet20(settings.width, settings.plan, settings.depth_factors, settings.compression)
     return Denoiser(network, STFT(hop_length=settings.hop_length))
 
