@@ -14,8 +14,7 @@ A noisy target weakens the loss unevenly: the gradient of a crop falls with the 
 estimate's error. A clean input with a noisy target teaches almost nothing, and the network removes too much from songs
 with little noise. Targets whose SNR follows the input's (MixtureSettings.target_snr_offset_db) reduce that. At the same
 width, steps and seed, an offset of 0 dB cost 0.8 dB above 19 dB of input SNR, random target SNRs cost 2.2 dB; below
-12 dB the gain was +0.4 against +1.0 dB, over all mixtures +0.14 against +0.02 dB. The target's noise is also noise of
-the gradient, so that targets less noisy than the inputs teach more per step; docs/trials.md compares offsets.
+12 dB the gain was +0.4 against +1.0 dB, over all mixtures +0.14 against +0.02 dB.
 
 Shapes: waveforms (batch, samples); the result is a scalar, lower is better.
 """

@@ -52,7 +52,7 @@ class MixtureSettings:
     target_noise: str = setting(MIXED, "noises of the target, in the form of --noise")
     snr_db: tuple[float, float] = setting((-3.0, 27.0), "range of the SNR of input and target, in dB")
     target_snr_offset_db: tuple[float, float] | None = setting(
-        (10.0, 20.0), "range of the target's SNR above the input's, in dB")
+        (-5.0, 5.0), "range of the target's SNR above the input's, in dB")
     print_share: float = setting(0.7, "share of the rows that come with a noise print, 0 to 1")
     print_seconds: tuple[float, float] = setting((0.5, 2.0), "range of the length of a noise print, in seconds")
     song_speed: tuple[float, float] = setting((0.94, 1.06), "range of the factor by which songs are played faster")
