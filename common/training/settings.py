@@ -41,8 +41,8 @@ class TrainSettings:
         None, f"the network's table of layers: folded or literature{_network_default('plan')}", type=str)
     width: int | None = setting(None, f"complex channels of the first layer{_network_default('width')}", type=int)
     depth_factors: tuple[int, ...] | None = setting(
-        None, "complex channels of the ten encoder layers, in multiples of the width (default: as --width, or the "
-        "plan's)", type=int, nargs="+", metavar="FACTOR")
+        None, "complex channels of the ten encoder layers, in multiples of the width (default: those of the "
+        "weights to begin with, or the plan's)", type=int, nargs="+", metavar="FACTOR")
     compression: float = setting(
         0.5, "exponent of the magnitudes that a new network reads; weights to start from keep theirs")
     hop_length: int | None = setting(
