@@ -95,6 +95,15 @@ def test_bandwidth(call, corpus):
 
 
 @pytest.mark.slow
+def test_validation_songs(call, pool_folder):
+    done = call("-m", "benchmarks.validation_songs", pool_folder, "white", "mixed", "--noise", "white", "--n", 12,
+                "--apart", "SONG1", "--worst", 1)
+    rows = re.findall(r'^("SONG1"|others)? +(white|mixed) +(\d+) +([-\d.]+) +(\d+) +([-\d.]+)$', done.stdout, re.M)
+    assert [row[1] for row in rows] == ["white", "mixed"] * (len(rows) // 2) and sum(int(row[2]) for row in rows) == 24
+    assert all(float(row[3]) > 0 and float(row[5]) > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_two_copies(call, corpus, tmp_path):
     write_audio(tmp_path / "song.wav", sum(synth.song(4, 45).values()), synth.SAMPLE_RATE)
     done = call("-m", "benchmarks.two_copies", "--path-songs", tmp_path, "--path-noises", corpus[1], "--cases", 1)

@@ -7,6 +7,7 @@ import torch
 from common.data.pool import CLIP_PEAK, SONG, Clip, Pool
 from common.errors import CallError, UserError
 from common.network.stft import SAMPLE_RATE
+from common.training.filters import BANDS, LOWEST_BAND_HZ, draw_equaliser, equalised
 from common.training.mixture_validation import MixtureValidation
 from common.training.mixtures import HALF_TAPS, MixtureSettings, MixtureSource, _interpolate, parse_noises
 from common.training.synthetic_noise import SYNTHETIC, synthetic
@@ -86,7 +87,8 @@ def test_a_print_is_the_inputs_noise_elsewhere(pool, noise):
     """P1: the same clip at the same level, and no sample of it in the mixture."""
     made = source(pool, noise=noise, target_noise="rain", print_share=1.0, print_seconds=(0.3, 0.3))
     for row in range(20):
-        _, noisy, _, heard, _ = made._draw(0, 0, row, 5000)
+        drawn = made._draw(0, 0, row, 5000)
+        noisy, heard = drawn.noise, drawn.print
         assert heard is not None and (heard.label, heard.gain, heard.speed) == (noisy.label, noisy.gain, noisy.speed)
         if noise == "siren":
             places = [set(range(p.begin, p.begin + p.length)) for p in (noisy, heard)]
@@ -126,9 +128,46 @@ def test_pairs_without_a_top_band_are_low_passed_wholly_and_change_no_others(poo
         assert ratio_db[hz > 9100].max() < -55
 
 
+def test_an_equaliser_changes_each_octave_by_its_gain_and_keeps_the_level():
+    audio = torch.randn(3, SAMPLE_RATE, generator=torch.Generator().manual_seed(1))
+    equalisers = [draw_equaliser(np.random.default_rng(n), 5) if n != 1 else None for n in range(3)]
+    after = equalised(audio.clone(), equalisers)
+    assert torch.equal(after[1], audio[1])
+    assert np.allclose(after.square().mean(1), audio.square().mean(1), rtol=1e-3)
+    for row in (0, 2):
+        ratio_db = 20 * np.log10(np.abs(np.fft.rfft(after[row]) / np.fft.rfft(audio[row])))
+        at_bands = ratio_db[[round(LOWEST_BAND_HZ * 2**band) for band in range(BANDS)]]
+        wanted = np.array(equalisers[row].gains_db)
+        assert np.std(wanted) > 2 and np.abs((at_bands - wanted) - (at_bands - wanted).mean()).max() < 0.3
+        assert np.abs(np.diff(ratio_db)).max() < 1  # no steps between the bands
+
+
+def test_equalisers_and_second_songs_change_the_songs_alone(pool):
+    """The noises of a row, its print and its SNR stay as they are."""
+    # Rain is the song here: an equaliser that keeps the level leaves a tone as it is.
+    pool = Pool([replace(clip, label=SONG) if clip.label == "rain" else clip for clip in pool.clips if clip.label],
+                pool.samples)
+    n, settings = SAMPLE_RATE // 2, {"noise": "siren", "target_noise": "dog_bark", "print_share": 1.0}
+    before = source(pool, **settings, clean_target=True)
+    noise = torch.sub(*before.batch(0, 3, range(60), n))
+    for changes, share in (({"second_song_share": 0.4}, 0.4), ({"song_equaliser_db": 6.0}, 1.0)):
+        made = source(pool, **settings, **changes, clean_target=True)
+        noisy, song = made.batch(0, 3, range(60), n)
+        changed = (song - before.batch(0, 3, range(60), n)[1]).abs().amax(1) > 1e-3
+        assert float(changed.float().mean()) == pytest.approx(share, abs=0.15)
+        assert float((noisy - song - noise).abs().max()) < 1e-5
+        assert torch.equal(made.prints(0, 3, range(60), n), before.prints(0, 3, range(60), n))
+        assert float(song.square().mean()) == pytest.approx(1, abs=0.15)  # both may be one clip
+        two = [" & " in name for name in made.names(0, 3, range(60), n)]
+        assert two == (changed.tolist() if "second_song_share" in changes else [False] * 60)
+
+
 @pytest.mark.parametrize("wrong, said", [({"lowpass_share": 1.5}, "lowpass_share from 0 to 1, got 1.5"),
                                          ({"lowpass_hz": (9000, 8000)}, "LOW <= HIGH, .* got 9000 8000"),
                                          ({"lowpass_hz": (0, 8000)}, "frequencies above 0, got 0 8000"),
+                                         ({"second_song_share": -0.1}, "second_song_share from 0 to 1, got -0.1"),
+                                         ({"song_equaliser_db": -1.0}, "song_equaliser_db from 0 to 20, got -1.0"),
+                                         ({"song_equaliser_db": np.nan}, "song_equaliser_db from 0 to 20, got nan"),
                                          ({"song_speed": (0, 1)}, "speeds .* above 0, got 0 1")])
 def test_wrong_settings_are_refused(wrong, said):
     with pytest.raises(CallError, match=said):

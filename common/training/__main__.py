@@ -29,7 +29,7 @@ from common.path_checks import check_outputs
 from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, train, validate
 from common.training.mixture_validation import pool_sources, pool_validation
-from common.training.mixtures import MixtureSettings, MixtureSource
+from common.training.mixtures import SONGS_AS_THEY_ARE, MixtureSettings, MixtureSource
 from common.training.processes import Processes
 from common.training.recipe import format_table, run_recipe
 from common.training.settings import Execution, TrainSettings
@@ -110,7 +110,7 @@ def _average(args):
 
 
 def _trained_mixture(info, changes):
-    """Return how the pairs that weights learned from were mixed, but for `changes`, with songs at their own speed."""
+    """Return how the pairs that weights learned from were mixed, but for `changes`, with songs as they are."""
     settings = {name.removeprefix("data."): value for name, value in info.get("settings", {}).items()}
     known = {item.name: settings[item.name] for item in fields(MixtureSettings)
              if item.name in settings and item.name not in NOT_PUBLISHED}
@@ -126,7 +126,7 @@ def _publish(args):
     validation = pool_validation(pool, mixture, args.n_validation)
     scores = (IMPROVEMENT, IMPROVEMENT_WITH_PRINT)[: 1 + model.takes_print]
     if args.calibration_pairs:
-        pairs = MixtureSource(pool, replace(mixture, print_share=1.0))
+        pairs = MixtureSource(pool, replace(mixture, print_share=1.0, **SONGS_AS_THEY_ARE))
         prior = load_weights(args.prior)[0] if args.prior else None
         found = calibrate(model, pairs, validation.source, args.calibration_pairs, args.n_validation, prior)
         gains = [(values["plain_db"], values["improvement_db"]) for values in found.values()]
@@ -164,8 +164,8 @@ def json_object(text):
     return value
 
 
-# How pairs are mixed in training only: in `publish` all have noise prints, and their songs keep their speed.
-NOT_PUBLISHED = ("clean_target", "song_speed", "print_share")
+# How pairs are mixed in training only: in `publish` all have noise prints, and their songs are as they are.
+NOT_PUBLISHED = ("clean_target", "print_share", *SONGS_AS_THEY_ARE)
 # Arguments that several commands have.
 SHARED = {
     "model": {"help": "a .pth file, or a name from pretrained_weights"},

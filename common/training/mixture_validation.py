@@ -11,7 +11,7 @@ from common.network import tensor_stft
 from common.network.model import Denoiser, autocast
 from common.network.noise_print import TEST_PRINT_SECONDS, print_power
 from common.network.stft import SEGMENT_SAMPLES
-from common.training.mixtures import MixtureSettings, MixtureSource
+from common.training.mixtures import SONGS_AS_THEY_ARE, MixtureSettings, MixtureSource
 
 
 class MixtureValidation:
@@ -23,6 +23,10 @@ class MixtureValidation:
     def __init__(self, source: MixtureSource, n: int, n_samples: int, batch_size: int = 8):
         self.source, self.n, self.n_samples, self.batch_size = source, n, n_samples, batch_size
         self.has_prints, self.songs_and_recordings = source.mixture.print_share > 0, source.songs_and_recordings
+
+    def names(self) -> list[str]:
+        """Return the names of song, input noise and target noise of each mixture."""
+        return self.source.names(0, 0, range(self.n), self.n_samples)
 
     def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
         """Return the SNR improvement in dB of each mixture of `part`, None without song or noise.
@@ -55,10 +59,10 @@ def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: in
 
 
 def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureValidation:
-    """Return the validation on `n` mixtures of 3.74 s of the validation split, of songs at their own speed.
+    """Return the validation on `n` mixtures of 3.74 s of the validation split, of songs as they are.
 
     Each mixture has a print of TEST_PRINT_SECONDS if its noise is long enough.
     """
-    settings = replace(settings, clean_target=True, song_speed=(1.0, 1.0), print_share=1.0,
-                       print_seconds=(TEST_PRINT_SECONDS,) * 2)
+    settings = replace(settings, clean_target=True, print_share=1.0, print_seconds=(TEST_PRINT_SECONDS,) * 2,
+                       **SONGS_AS_THEY_ARE)
     return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)

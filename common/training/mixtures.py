@@ -6,7 +6,8 @@ batch. The draws are made on the host; the samples are gathered and mixed on the
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,16 @@ from common.labels import CLASS_NAMES, MIXED
 from common.network.noise_print import LEAST_PRINT_SECONDS
 from common.network.stft import SAMPLE_RATE
 from common.seeds import stream
+from common.training.filters import (
+    MOST_EQUALISER_DB,
+    Equaliser,
+    LowPass,
+    draw_equaliser,
+    draw_low_pass,
+    equalised,
+    low_passed,
+    to_device,
+)
 from common.training.synthetic_noise import SYNTHETIC, synthetic
 
 CLASSES, OTHER = "classes", "other"
@@ -29,9 +40,10 @@ QUIET, MAX_DRAWS = 1e-3, 10
 PRINT_SHARE_OF_CLIP = 1 / 3
 # Taps of the interpolating sinc on either side.
 HALF_TAPS = 4
-# Ranges of the low-pass filters, as lossy codecs and sample rate converters have them: the width of the transition band
-# as a share of the highest frequency, and the gain above it in dB.
-TRANSITION, STOP_BAND_DB = (0.005, 0.1), (-120.0, -60.0)
+# Range of the level of a second song against the first, in dB.
+SECOND_SONG_DB = (-12.0, 0.0)
+# MixtureSettings of songs as they are, for measurements.
+SONGS_AS_THEY_ARE = {"song_speed": (1.0, 1.0), "song_equaliser_db": 0.0, "second_song_share": 0.0}
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,9 @@ class MixtureSettings:
     print_share: float = setting(0.7, "share of the rows that come with a noise print, 0 to 1")
     print_seconds: tuple[float, float] = setting((0.5, 2.0), "range of the length of a noise print, in seconds")
     song_speed: tuple[float, float] = setting((0.94, 1.06), "range of the factor by which songs are played faster")
+    song_equaliser_db: float = setting(
+        0.0, "standard deviation of the gain that a random equaliser gives each octave of a song, in dB; 0 for none")
+    second_song_share: float = setting(0.0, "share of the pairs whose song is two songs at once, 0 to 1")
     noise_speed: tuple[float, float] = setting((0.8, 2.0), "range of the factor by which noises are played faster")
     lowpass_share: float = setting(
         0.3, "share of the pairs that have no top band, as after a lossy codec, 0 to 1")
@@ -68,9 +83,12 @@ class MixtureSettings:
             if low > high or (name in ("song_speed", "noise_speed", "lowpass_hz") and low <= 0):
                 raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds and frequencies above 0, got "
                                 f"{low:g} {high:g}: correct the range")
-        for name in ("print_share", "lowpass_share"):
+        for name in ("print_share", "lowpass_share", "second_song_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise CallError(f"expected a {name} from 0 to 1, got {getattr(self, name)}: correct the share")
+        if not 0 <= self.song_equaliser_db <= MOST_EQUALISER_DB:
+            raise CallError(f"expected a song_equaliser_db from 0 to {MOST_EQUALISER_DB}, got "
+                            f"{self.song_equaliser_db}: correct the number")
         if self.print_seconds[0] < LEAST_PRINT_SECONDS:
             raise CallError(f"expected print_seconds of at least {LEAST_PRINT_SECONDS}, got {self.print_seconds[0]:g}: "
                             "choose longer noise prints")
@@ -133,13 +151,16 @@ class _Part:
         return replace(self, begin=begin, length=left, offset=0)
 
 
-@dataclass(frozen=True)
-class _LowPass:
-    """The gain of a filter falls from 1 to `floor` over the last `width_hz` below `end_hz`."""
+class _Row(NamedTuple):
+    """What makes one row of a batch; None stands for a part that the row lacks."""
 
-    end_hz: float
-    width_hz: float
-    floor: float
+    song: _Part
+    second_song: _Part | None
+    noise: _Part
+    target_noise: _Part
+    print: _Part | None
+    equaliser: Equaliser | None
+    low_pass: LowPass | None
 
 
 class MixtureSource:
@@ -175,40 +196,49 @@ class MixtureSource:
     def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets of these rows, each (len(rows), n_samples) float32, on the pool's device."""
         drawn = [self._draw(seed, step, row, n_samples) for row in rows]
-        song, first, second = (self._render([parts[k] for parts in drawn], n_samples) for k in range(3))
-        noisy, target = song + first, song if self.clean_target else song + second
-        filters = [parts[4] for parts in drawn]
-        return _low_passed(noisy, filters), _low_passed(target, filters)
+        song, second_song, noise, target_noise = (self._render([row[k] for row in drawn], n_samples) for k in range(4))
+        song = equalised(song + second_song, [row.equaliser for row in drawn])
+        noisy, target = song + noise, song if self.clean_target else song + target_noise
+        filters = [row.low_pass for row in drawn]
+        return low_passed(noisy, filters), low_passed(target, filters)
 
     def prints(self, seed: int, step: int, rows: range, n_samples: int) -> torch.Tensor:
         """Return the noise prints of batch()'s inputs, (len(rows), samples) float32; zeros for a row without one."""
         low, high = self.mixture.print_seconds
         n_print = int(SAMPLE_RATE * stream(seed, f"{self.split} print length", step).uniform(low, high))
         drawn = [self._draw(seed, step, row, n_samples) for row in rows]
-        return _low_passed(self._render([parts[3] for parts in drawn], n_print), [parts[4] for parts in drawn])
+        return low_passed(self._render([row.print for row in drawn], n_print), [row.low_pass for row in drawn])
 
     def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
-        """Return the names of song, input noise and target noise of each row."""
-        return [f"{song.name} + {first.name} / {second.name}" for song, first, second, *_ in
-                (self._draw(seed, step, row, n_samples) for row in rows)]
+        """Return the names of the song or songs, input noise and target noise of each row."""
+        drawn = (self._draw(seed, step, row, n_samples) for row in rows)
+        return [f"{' & '.join(part.name for part in (row.song, row.second_song) if part)} + {row.noise.name} / "
+                f"{row.target_noise.name}" for row in drawn]
 
     def _draw(self, seed, step, row, n_samples):
-        """Draw song, input noise and target noise, the input noise's print or None, and the low-pass filter or None."""
+        mixture = self.mixture
         rng = stream(seed, f"{self.split} mixtures", step, row)
         song = self._draw_song(rng, n_samples)
-        snr_db = rng.uniform(*self.mixture.snr_db)
-        first = self._draw_noise(rng, self._shares[0], snr_db, n_samples, None)
-        offset_db = self.mixture.target_snr_offset_db
-        snr_db = snr_db + rng.uniform(*offset_db) if offset_db else rng.uniform(*self.mixture.snr_db)
-        second = self._draw_noise(rng, self._shares[1], snr_db, n_samples, first)
-        heard = first.print(n_samples) if rng.random() < self.mixture.print_share else None
-        return song, first, second, heard, self._draw_low_pass(rng)
+        snr_db = rng.uniform(*mixture.snr_db)
+        noise = self._draw_noise(rng, self._shares[0], snr_db, n_samples, None)
+        offset_db = mixture.target_snr_offset_db
+        snr_db = snr_db + rng.uniform(*offset_db) if offset_db else rng.uniform(*mixture.snr_db)
+        target_noise = self._draw_noise(rng, self._shares[1], snr_db, n_samples, noise)
+        heard = noise.print(n_samples) if rng.random() < mixture.print_share else None
+        low_pass = draw_low_pass(rng, mixture.lowpass_hz) if rng.random() < mixture.lowpass_share else None
+        # Drawn last, so that the rest of a row is the same without them.
+        equaliser = draw_equaliser(rng, mixture.song_equaliser_db) if mixture.song_equaliser_db else None
+        second_song = None
+        if rng.random() < mixture.second_song_share:
+            song, second_song = self._with_second_song(rng, song, n_samples)
+        return _Row(song, second_song, noise, target_noise, heard, equaliser, low_pass)
 
-    def _draw_low_pass(self, rng):
-        if rng.random() >= self.mixture.lowpass_share:
-            return None
-        end_hz = rng.uniform(*self.mixture.lowpass_hz)
-        return _LowPass(end_hz, end_hz * rng.uniform(*TRANSITION), 10 ** (rng.uniform(*STOP_BAND_DB) / 20))
+    def _with_second_song(self, rng, song, n_samples):
+        """Draw a second song; both together have an RMS of 1 as one has."""
+        level = 10 ** (rng.uniform(*SECOND_SONG_DB) / 20)
+        second = self._draw_song(rng, n_samples)
+        both = math.hypot(1, level)
+        return replace(song, gain=song.gain / both), replace(second, gain=second.gain * level / both)
 
     def _draw_song(self, rng, n_samples):
         """Draw a crop, at an RMS of 1 for the whole clip. All songs are equally likely, long or short."""
@@ -267,34 +297,11 @@ class MixtureSource:
             places = torch.tensor([[p.clip.start + p.channel * p.clip.length + p.begin, p.length, p.offset]
                                    for p in found])
             floats = torch.tensor([[p.speed, p.gain / CLIP_PEAK] for p in found], dtype=torch.float64)
-            speed, gain = _to(floats, device).T
+            speed, gain = to_device(floats, device).T
             n_read = int(n_samples * max(p.speed for p in found)) + 2 * HALF_TAPS + 1
-            crops = _interpolate(self.pool.samples, *_to(places, device).T, speed, n_samples, n_read)
-            out.index_copy_(0, _to(torch.tensor(real), device), crops.mul_(gain[:, None].float()))
+            crops = _interpolate(self.pool.samples, *to_device(places, device).T, speed, n_samples, n_read)
+            out.index_copy_(0, to_device(torch.tensor(real), device), crops.mul_(gain[:, None].float()))
         return out
-
-
-def _to(tensor, device):
-    """Move a tensor to the device without waiting for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _low_passed(audio, filters):
-    """Filter the rows of (rows, samples) in place, each with its _LowPass or None, and return them.
-
-    The filters have no delay and take a crop as one period of a sound.
-    """
-    rows = [i for i, low_pass in enumerate(filters) if low_pass]
-    if rows:
-        n_samples = audio.shape[1]
-        settings = torch.tensor([astuple(filters[i]) for i in rows], dtype=torch.float32)
-        end_hz, width_hz, floor = _to(settings, audio.device).T[..., None]
-        frequency = torch.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE, device=audio.device)
-        kept = ((end_hz - frequency) / width_hz).clamp_(0, 1)
-        gain = floor + (1 - floor) * (0.5 - 0.5 * torch.cos(math.pi * kept))
-        where = _to(torch.tensor(rows), audio.device)
-        audio.index_copy_(0, where, torch.fft.irfft(torch.fft.rfft(audio[where]) * gain, n_samples))
-    return audio
 
 
 def _interpolate(samples, start, length, first, speed, n, n_read):
