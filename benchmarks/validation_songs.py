@@ -1,18 +1,21 @@
 """Where weights gain: their SNR improvement on validation mixtures of a pool, by kind of song and for the worst songs.
 
-    python -m benchmarks.validation_songs POOL WEIGHTS ... [--apart " - "] [--noise classes] [--n 240]
+    python -m benchmarks.validation_songs POOL WEIGHTS ... [--songs train] [--apart " - "] [--noise classes] [--n 240]
 
+--songs train takes songs that the networks have learned from, with the noises of validation: what they gain more there
+is what they know by heart.
 --apart is a word in the names of the songs of one kind: " - " is in those of MUSDB18, "Artist - Title". All of the
 noise estimate is removed (no confidence), so that networks are compared and not their caution. Every weights file
 meets the same mixtures, without and with a noise print.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from common.cli import Parser, count, run
-from common.data.pool import Pool
+from common.data.pool import SONG, Pool
 from common.network.checkpoints import load_weights
 from common.network.inference import choose_device
 from common.training.mixture_validation import pool_validation
@@ -21,12 +24,17 @@ from common.training.mixtures import CLASSES, MixtureSettings
 COLUMNS = {False: "without_print_db", True: "with_print_db"}
 
 
+def with_songs_of(split, pool):
+    """Return a pool whose validation songs are those of a split."""
+    songs = [replace(clip, split="validation") for clip in pool.clips if clip.label == SONG and clip.split == split]
+    return Pool([*songs, *(clip for clip in pool.clips if clip.label != SONG)], pool.samples)
+
+
 def gains(weights, validation, device):
     """Return a row per mixture: its song and its SNR improvement in dB without and with a print; NaN without sound."""
     model = load_weights(weights, device)[0].eval()
     model.confidence = model.print_confidence = None
-    songs = [name.rsplit(" + ", 1)[0] for name in validation.names()]
-    return pd.DataFrame({"song": songs, "weights": weights} | {
+    return pd.DataFrame({"song": validation.song_names(), "weights": weights} | {
         column: pd.Series(validation.gains(model, slice(None), with_print), dtype=float)
         for with_print, column in COLUMNS.items()})
 
@@ -36,13 +44,15 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("pool", type=Path, help="a pool, see python -m common.training pack")
     parser.add_argument("weights", nargs="+", help=".pth files, or names from pretrained_weights")
+    parser.add_argument("--songs", choices=("validation", "train"), default="validation", help="split of the songs")
     parser.add_argument("--apart", default=" - ", help="word in the names of the songs to report apart")
     parser.add_argument("--noise", default=CLASSES, help="noises, as in python -m common.training run")
     parser.add_argument("--n", type=count, default=240, help="number of mixtures of 3.74 s")
     parser.add_argument("--worst", type=count, default=5, help="number of songs to name")
     args = parser.parse_args()
     device = choose_device()
-    validation = pool_validation(Pool.load(args.pool, device), MixtureSettings(args.noise), args.n)
+    pool = with_songs_of(args.songs, Pool.load(args.pool, device))
+    validation = pool_validation(pool, MixtureSettings(args.noise), args.n)
     table = pd.concat([gains(weights, validation, device) for weights in args.weights], ignore_index=True)
     kind = table["song"].str.contains(args.apart, regex=False).map({True: f'"{args.apart}"', False: "others"})
     columns = list(COLUMNS.values())

@@ -95,9 +95,10 @@ def test_bandwidth(call, corpus):
 
 
 @pytest.mark.slow
-def test_validation_songs(call, pool_folder):
+@pytest.mark.parametrize("songs", ["validation", "train"])
+def test_validation_songs(call, pool_folder, songs):
     done = call("-m", "benchmarks.validation_songs", pool_folder, "white", "mixed", "--noise", "white", "--n", 12,
-                "--apart", "SONG1", "--worst", 1)
+                "--songs", songs, "--apart", "SONG1", "--worst", 1)
     rows = re.findall(r'^("SONG1"|others)? +(white|mixed) +(\d+) +([-\d.]+) +(\d+) +([-\d.]+)$', done.stdout, re.M)
     assert [row[1] for row in rows] == ["white", "mixed"] * (len(rows) // 2) and sum(int(row[2]) for row in rows) == 24
     assert all(float(row[3]) > 0 and float(row[5]) > 0 for row in rows)

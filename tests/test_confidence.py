@@ -26,6 +26,7 @@ from common.training.confidence_fit import (
     calibrate,
     choose_shift,
     fit_confidence,
+    fit_on_other_songs,
     measure_windows,
     shifted,
     trade_off,
@@ -172,6 +173,9 @@ class Pairs:
     def __init__(self, clean_target):
         self.clean_target = clean_target
 
+    def song_names(self, seed, step, rows, n_samples):
+        return [f"song {row % 6}" for row in rows]
+
     def batch(self, seed, step, rows, n_samples):
         made = []
         for row in rows:
@@ -224,7 +228,7 @@ def test_noisy_pairs_teach_where_a_network_is_wrong(windows):
 def test_a_prior_is_left_only_for_a_reason(windows):
     """Of two windows that say nothing new nothing is learnt, of many that contradict it much."""
     prior = fit_confidence(windows[False])
-    few = Windows(*(x[:2] for x in vars(windows[False]).values()))
+    few = windows[False].select(np.arange(24) < 2)
     near = fit_confidence(few, prior)
     assert np.linalg.norm(near.weight - prior.weight) < 0.1 * np.linalg.norm(prior.weight)
     turned = Confidence(prior.centre, prior.scale, -prior.weight, -prior.offset)
@@ -233,15 +237,27 @@ def test_a_prior_is_left_only_for_a_reason(windows):
     assert gains[1] > gains[0] + 3
 
 
+def test_every_song_is_measured_with_a_confidence_of_other_songs(windows):
+    learned, measured = windows[False], windows[True]
+    parts = fit_on_other_songs(learned, measured)
+    assert sorted(song for _, part in parts for song in part.songs) == sorted(measured.songs)
+    for confidence, part in parts:
+        others = learned.select(~np.isin(learned.songs, part.songs))
+        assert len(others.songs) == 20 and np.array_equal(confidence.weight, fit_confidence(others).weight)
+    one = learned.select(learned.songs == "song 1")  # it has no other songs
+    ((confidence, part),) = fit_on_other_songs(one, one)
+    assert np.array_equal(confidence.weight, fit_confidence(one).weight) and torch.equal(part.power, one.power)
+
+
 def test_caution_costs_improvement_and_spares_songs():
     n = 200
     rng = torch.Generator().manual_seed(0)
     right = torch.rand(n, generator=rng, dtype=torch.float64) * 2 - 0.5  # the best confidence of each window
     known = right + 0.5 * torch.randn(n, generator=rng, dtype=torch.float64)
     ones = torch.ones(n, dtype=torch.float64)
-    windows = Windows(known[:, None, None], *(x[:, None] for x in (3 * ones, right, ones)))
+    windows = Windows(np.arange(n), known[:, None, None], *(x[:, None] for x in (3 * ones, right, ones)))
     confidence = fit_confidence(windows)
-    rows = trade_off(confidence, windows)
+    rows = trade_off([(confidence, windows)])
     improved = [row["improved_percent"] for row in rows]
     assert improved == sorted(improved) and rows[0]["worse_percent"] > rows[-1]["worse_percent"]
     best = max(rows, key=lambda row: row["improvement_db"])

@@ -8,7 +8,7 @@ from common.data.pool import CLIP_PEAK, SONG, Clip, Pool
 from common.errors import CallError, UserError
 from common.network.stft import SAMPLE_RATE
 from common.training.filters import BANDS, LOWEST_BAND_HZ, draw_equaliser, equalised
-from common.training.mixture_validation import MixtureValidation
+from common.training.mixture_validation import MixtureValidation, calibration_pairs
 from common.training.mixtures import HALF_TAPS, MixtureSettings, MixtureSource, _interpolate, parse_noises
 from common.training.synthetic_noise import SYNTHETIC, synthetic
 
@@ -160,6 +160,24 @@ def test_equalisers_and_second_songs_change_the_songs_alone(pool):
         assert float(song.square().mean()) == pytest.approx(1, abs=0.15)  # both may be one clip
         two = [" & " in name for name in made.names(0, 3, range(60), n)]
         assert two == (changed.tolist() if "second_song_share" in changes else [False] * 60)
+
+
+def test_calibration_hears_songs_that_training_does_not_as_they_are(pool):
+    splits = {"tone0": "train", "tone1": "validation"}
+    clips = [replace(clip, split=split) for split in ("train", "validation") for clip in pool.clips
+             if splits.get(clip.name, split) == split]
+    settings = MixtureSettings("siren", "rain", clean_target=True, song_speed=(0.5, 2), song_equaliser_db=6.0,
+                               noise_speed=(1, 1), second_song_share=1.0, lowpass_share=0, print_share=0)
+    pairs = calibration_pairs(Pool(clips, pool.samples), settings)
+    assert set(pairs.song_names(0, 0, range(20), 5000)) == {"tone1"}
+    assert not any(" & " in name for name in pairs.names(0, 0, range(20), 5000))
+    noisy, target = pairs.batch(0, 0, range(20), 5000)
+    drawn = [pairs._draw(0, 0, row, 5000) for row in range(20)]
+    assert all(row.song.speed == 1 and row.equaliser is None and row.print for row in drawn)
+    assert float((noisy - target).square().mean(1).min()) > 0
+    song = MixtureSource(pairs.pool, replace(pairs.mixture, clean_target=True), "validation").batch(
+        0, 0, range(20), 5000)[1]
+    assert float((target - song).square().mean(1).min()) > 0
 
 
 @pytest.mark.parametrize("wrong, said", [({"lowpass_share": 1.5}, "lowpass_share from 0 to 1, got 1.5"),

@@ -14,7 +14,7 @@ Several GPUs, machines or processes: accelerate launch --multi_gpu --num_process
 import argparse
 import json
 import logging
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from common.cli import Parser, add_settings, count, given, natural, run
@@ -28,8 +28,8 @@ from common.network.weights_files import find_weights
 from common.path_checks import check_outputs
 from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, train, validate
-from common.training.mixture_validation import pool_sources, pool_validation
-from common.training.mixtures import SONGS_AS_THEY_ARE, MixtureSettings, MixtureSource
+from common.training.mixture_validation import calibration_pairs, pool_sources, pool_validation
+from common.training.mixtures import SONGS_AS_THEY_ARE, MixtureSettings
 from common.training.processes import Processes
 from common.training.recipe import format_table, run_recipe
 from common.training.settings import Execution, TrainSettings
@@ -126,7 +126,7 @@ def _publish(args):
     validation = pool_validation(pool, mixture, args.n_validation)
     scores = (IMPROVEMENT, IMPROVEMENT_WITH_PRINT)[: 1 + model.takes_print]
     if args.calibration_pairs:
-        pairs = MixtureSource(pool, replace(mixture, print_share=1.0, **SONGS_AS_THEY_ARE))
+        pairs = calibration_pairs(pool, mixture)
         prior = load_weights(args.prior)[0] if args.prior else None
         found = calibrate(model, pairs, validation.source, args.calibration_pairs, args.n_validation, prior)
         gains = [(values["plain_db"], values["improvement_db"]) for values in found.values()]

@@ -4,7 +4,10 @@ For a band X of a window with the estimate N of its noise, the error of X - c N 
 |X - T|^2 - 2 c <N, X - T> + c^2 |N|^2. The error of the window is the sum over its bands. Three numbers and the
 features of each band are therefore enough to find the confidence with the lowest mean error in dB. T may be another
 noisy version of the song: its noise is independent of N and adds to the first term only (the argument of Lehtinen et
-al. 2018). Clean songs, of the validation split, serve only to measure.
+al. 2018). Clean songs serve only to measure.
+
+The pairs are of songs that the network has not learned from. It takes less music for noise in songs that it knows, so
+that a confidence fitted on them is too bold for all others.
 """
 
 import logging
@@ -34,20 +37,28 @@ REGULARISATION, PRIOR_REGULARISATION, OFFSET_SHARE = 1e-3, 1e-2, 0.3
 # choice may cost.
 SHIFTS = [x / 4 for x in range(8, -25, -1)]
 AFFORDED_DB = 0.1
+# Number of parts of the songs. Each is measured with a confidence that was fitted on the others.
+PARTS = 8
 
 
 @dataclass(frozen=True)
 class Windows:
     """Windows as calibration sees them.
 
-    features: (windows, bands, features); before, cross, power: |X - T|^2, <N, X - T>, |N|^2 of each band, (windows,
-    bands).
+    songs: names of the songs, (windows,); features: (windows, bands, features); before, cross, power: |X - T|^2,
+    <N, X - T>, |N|^2 of each band, (windows, bands).
     """
 
+    songs: np.ndarray
     features: torch.Tensor
     before: torch.Tensor
     cross: torch.Tensor
     power: torch.Tensor
+
+    def select(self, chosen: np.ndarray) -> "Windows":
+        """Return the windows for which `chosen`, (windows,), is true."""
+        return Windows(self.songs[chosen], *(values[torch.from_numpy(chosen)] for values in (
+            self.features, self.before, self.cross, self.power)))
 
     def gains_db(self, confidence: torch.Tensor) -> torch.Tensor:
         """Return the SNR improvement against T for a confidence in each band, (windows, bands) -> (windows,)."""
@@ -74,10 +85,12 @@ def measure_windows(model: Denoiser, source: MixtureSource, n: int, seed: int = 
         if heard is not None:
             known &= (heard > 0).any(1).cpu().numpy()
         spectra = (model.stft.forward(x.cpu().numpy()) for x in (noisy, noise, noisy - target))
-        rows.append([x[known] for x in _measured(*spectra, heard)])
+        songs = np.array(source.song_names(seed, *where))
+        rows.append([x[known] for x in (songs, *_measured(*spectra, heard))])
     if n_silent:
         log.info(LEFT_OUT, "calibration", n_silent, n)
-    return Windows(*(torch.from_numpy(np.concatenate(values)).double() for values in zip(*rows, strict=True)))
+    songs, *values = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return Windows(songs, *(torch.from_numpy(column).double() for column in values))
 
 
 def _measured(noisy, noise, difference, heard):
@@ -132,11 +145,27 @@ def shifted(confidence: Confidence, shift: float) -> Confidence:
     return replace(confidence, offset=confidence.offset + shift)
 
 
-def trade_off(confidence: Confidence, windows: Windows) -> list[dict]:
+def fit_on_other_songs(learned: Windows, measured: Windows, prior: Confidence | None = None
+                       ) -> list[tuple[Confidence, Windows]]:
+    """Return the windows `measured` in PARTS, each with a confidence that was fitted on `learned` without its songs.
+
+    A part that has no other songs gets a confidence of its own ones.
+    """
+    songs, found = np.unique(np.concatenate([learned.songs, measured.songs])), []
+    for theirs in (songs[first::PARTS] for first in range(min(PARTS, len(songs)))):
+        part, others = np.isin(measured.songs, theirs), ~np.isin(learned.songs, theirs)
+        if part.any():
+            found.append((fit_confidence(learned.select(others) if others.any() else learned, prior),
+                          measured.select(part)))
+    return found
+
+
+def trade_off(parts: Sequence[tuple[Confidence, Windows]]) -> list[dict]:
     """Return for each of SHIFTS the mean improvement in dB and the percentages of windows improved, worse by 0.1 dB."""
-    rows, features = [], windows.features.numpy()
+    rows = []
     for shift in SHIFTS:
-        gains = windows.gains_db(torch.as_tensor(shifted(confidence, shift)(features)))
+        gains = torch.cat([windows.gains_db(torch.as_tensor(shifted(confidence, shift)(windows.features.numpy())))
+                           for confidence, windows in parts])
         rows.append({"shift": shift, "improvement_db": float(gains.mean()),
                      "improved_percent": float(100 * (gains > 0).double().mean()),
                      "worse_percent": float(100 * (gains < -0.1).double().mean())})
@@ -154,10 +183,11 @@ def calibrate(model: Denoiser, pairs: MixtureSource, validation: MixtureSource, 
               prior: Denoiser | None = None) -> dict[str, dict]:
     """Give `model` its confidence, and another one for noise prints if it takes prints.
 
-    Each is fitted on `n_pairs` noisy pairs, and is as cautious as validation mixtures suggest. validation: has clean
-    targets. prior: a model whose confidences are the starting point, see fit_confidence. Returns plain values for the
-    weights file by the name of the model's attribute, confidence and print_confidence: the mean SNR improvement in dB
-    and the percentage of mixtures improved without confidence (plain_db, plain_improved_percent), all rows of
+    Each is fitted on `n_pairs` noisy pairs, and is as cautious as `n_validation` mixtures with clean targets suggest;
+    these are measured with confidences that were fitted on other songs. pairs, validation: of songs that the model has
+    not learned from. prior: a model whose confidences are the starting point, see fit_confidence. Returns plain values
+    for the weights file by the name of the model's attribute, confidence and print_confidence: the mean SNR improvement
+    in dB and the percentage of mixtures improved without confidence (plain_db, plain_improved_percent), all rows of
     trade_off, and the chosen one (shift, improvement_db).
     """
     found = {}
@@ -177,7 +207,7 @@ def _calibrated(learned, windows, prior):
         return prior, {"plain_db": math.nan, "plain_improved_percent": math.nan, "shift": 0.0,
                        "improvement_db": math.nan, "trade_off": []}
     fitted = fit_confidence(learned, prior)
-    rows = trade_off(fitted, windows)
+    rows = trade_off(fit_on_other_songs(learned, windows, prior))
     chosen = choose_shift(rows)
     plain = windows.gains_db(torch.ones_like(windows.power))
     return shifted(fitted, chosen["shift"]), {

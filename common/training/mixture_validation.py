@@ -13,6 +13,8 @@ from common.network.noise_print import TEST_PRINT_SECONDS, print_power
 from common.network.stft import SEGMENT_SAMPLES
 from common.training.mixtures import SONGS_AS_THEY_ARE, MixtureSettings, MixtureSource
 
+VALIDATION = "validation"
+
 
 class MixtureValidation:
     """`n` mixtures of `n_samples` that are always the same, measured against their clean songs.
@@ -24,9 +26,9 @@ class MixtureValidation:
         self.source, self.n, self.n_samples, self.batch_size = source, n, n_samples, batch_size
         self.has_prints, self.songs_and_recordings = source.mixture.print_share > 0, source.songs_and_recordings
 
-    def names(self) -> list[str]:
-        """Return the names of song, input noise and target noise of each mixture."""
-        return self.source.names(0, 0, range(self.n), self.n_samples)
+    def song_names(self) -> list[str]:
+        """Return the name of the song of each mixture."""
+        return self.source.song_names(0, 0, range(self.n), self.n_samples)
 
     def gains(self, model: Denoiser, part: slice, with_print: bool = False) -> list[float | None]:
         """Return the SNR improvement in dB of each mixture of `part`, None without song or noise.
@@ -65,4 +67,12 @@ def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureVal
     """
     settings = replace(settings, clean_target=True, print_share=1.0, print_seconds=(TEST_PRINT_SECONDS,) * 2,
                        **SONGS_AS_THEY_ARE)
-    return MixtureValidation(MixtureSource(pool, settings, "validation"), n, SEGMENT_SAMPLES)
+    return MixtureValidation(MixtureSource(pool, settings, VALIDATION), n, SEGMENT_SAMPLES)
+
+
+def calibration_pairs(pool: Pool, settings: MixtureSettings) -> MixtureSource:
+    """Return noisy pairs of the validation split, of songs as they are, each with a print if its noise is long enough.
+
+    They have songs and noises of pool_validation(), in other mixtures.
+    """
+    return MixtureSource(pool, replace(settings, clean_target=False, print_share=1.0, **SONGS_AS_THEY_ARE), VALIDATION)

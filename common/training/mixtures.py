@@ -215,6 +215,10 @@ class MixtureSource:
         return [f"{' & '.join(part.name for part in (row.song, row.second_song) if part)} + {row.noise.name} / "
                 f"{row.target_noise.name}" for row in drawn]
 
+    def song_names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
+        """Return the name of the song of each row, the first one if there are two."""
+        return [self._draw(seed, step, row, n_samples).song.name for row in rows]
+
     def _draw(self, seed, step, row, n_samples):
         mixture = self.mixture
         rng = stream(seed, f"{self.split} mixtures", step, row)

@@ -20,7 +20,7 @@ from common.network.checkpoints import load_weights, save_weights
 from common.small_files import read_json, write_csv, write_text
 from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, best_epoch, train, validate
-from common.training.mixture_validation import pool_validation
+from common.training.mixture_validation import calibration_pairs, pool_validation
 from common.training.mixtures import MixtureSettings, MixtureSource
 from common.training.settings import Execution, TrainSettings, new_model
 from common.training.weight_averaging import average
@@ -89,7 +89,7 @@ def run_recipe(pool: Pool, folder: str | Path, settings: TrainSettings, noises: 
             candidates[AVERAGED] = (folder / MEAN, validate(model.to(execution.device), validations[noise]))
     rows = []
     for noise, candidates in found.items():
-        pairs = MixtureSource(pool, _mixture(noise))
+        pairs = calibration_pairs(pool, _mixture(noise))
         rows.append(_keep_best(noise, candidates, folder, pairs, validations[noise], execution.device))
         write_csv(folder / TABLE, rows)
     return rows
