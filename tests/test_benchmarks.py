@@ -8,6 +8,7 @@ import pytest
 
 from common.audio.writing import write_audio
 from common.demo import synth
+from common.demo.corpus import TITLES
 
 
 @pytest.mark.slow
@@ -95,13 +96,15 @@ def test_bandwidth(call, corpus):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("songs", ["validation", "train"])
-def test_validation_songs(call, pool_folder, songs):
+@pytest.mark.parametrize("songs, names", [("validation", TITLES[8:10]), ("train", TITLES[:8])])
+def test_validation_songs(call, pool_folder, songs, names):
     done = call("-m", "benchmarks.validation_songs", pool_folder, "white", "mixed", "--noise", "white", "--n", 12,
-                "--songs", songs, "--apart", "SONG1", "--worst", 1)
-    rows = re.findall(r'^("SONG1"|others)? +(white|mixed) +(\d+) +([-\d.]+) +(\d+) +([-\d.]+)$', done.stdout, re.M)
-    assert [row[1] for row in rows] == ["white", "mixed"] * (len(rows) // 2) and sum(int(row[2]) for row in rows) == 24
+                "--songs", songs, "--apart", names[0], "--worst", 9)
+    rows = re.findall(r'^("\w+"|others)? +(white|mixed) +(\d+) +([-\d.]+) +(\d+) +([-\d.]+)$', done.stdout, re.M)
+    assert [row[1] for row in rows] == ["white", "mixed"] * 2 and sum(int(row[2]) for row in rows) == 24
+    assert {row[0] for row in rows if row[0]} == {f'"{names[0]}"', "others"}
     assert all(float(row[3]) > 0 and float(row[5]) > 0 for row in rows)
+    assert set(re.findall("|".join(TITLES), done.stdout.split("gain least")[1])) <= set(names)
 
 
 @pytest.mark.slow

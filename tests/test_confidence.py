@@ -21,6 +21,8 @@ from common.network.dcunet import LITERATURE, PLANS
 from common.network.inference import inference_form
 from common.network.model import Denoiser
 from common.network.stft import STFT
+from common.seeds import number
+from common.training import confidence_fit
 from common.training.confidence_fit import (
     Windows,
     calibrate,
@@ -237,13 +239,15 @@ def test_a_prior_is_left_only_for_a_reason(windows):
     assert gains[1] > gains[0] + 3
 
 
-def test_every_song_is_measured_with_a_confidence_of_other_songs(windows):
+@pytest.mark.parametrize("n_parts, n_others", [(8, 20), (3, 16)])
+def test_every_song_is_measured_with_a_confidence_of_other_songs(windows, monkeypatch, n_parts, n_others):
+    monkeypatch.setattr(confidence_fit, "PARTS", n_parts)
     learned, measured = windows[False], windows[True]
     parts = fit_on_other_songs(learned, measured)
     assert sorted(song for _, part in parts for song in part.songs) == sorted(measured.songs)
     for confidence, part in parts:
         others = learned.select(~np.isin(learned.songs, part.songs))
-        assert len(others.songs) == 20 and np.array_equal(confidence.weight, fit_confidence(others).weight)
+        assert len(others.songs) == n_others and np.array_equal(confidence.weight, fit_confidence(others).weight)
     one = learned.select(learned.songs == "song 1")  # it has no other songs
     ((confidence, part),) = fit_on_other_songs(one, one)
     assert np.array_equal(confidence.weight, fit_confidence(one).weight) and torch.equal(part.power, one.power)
@@ -268,6 +272,10 @@ def test_caution_costs_improvement_and_spares_songs():
 
 def test_calibrating_leaves_the_model_with_its_confidence(harmful, precision):
     found = calibrate(harmful, Pairs(False), Pairs(True), 12, 6)["confidence"]
+    learned = measure_windows(harmful, Pairs(False), 12, number(0, "calibration"))
+    measured = measure_windows(harmful, Pairs(True), 6, 0)
+    assert found["trade_off"] == trade_off(fit_on_other_songs(learned, measured)) != trade_off(
+        [(fit_confidence(learned), measured)])
     assert found["improvement_db"] > found["plain_db"] + 5 and found["plain_improved_percent"] == 50
     assert {"shift": found["shift"], "improvement_db": found["improvement_db"]}.items() <= next(
         row for row in found["trade_off"] if row["shift"] == found["shift"]).items()

@@ -8,7 +8,7 @@ from common.data.pool import CLIP_PEAK, SONG, Clip, Pool
 from common.errors import CallError, UserError
 from common.network.stft import SAMPLE_RATE
 from common.training.filters import BANDS, LOWEST_BAND_HZ, draw_equaliser, equalised
-from common.training.mixture_validation import MixtureValidation, calibration_pairs
+from common.training.mixture_validation import MixtureValidation, calibration_pairs, pool_validation
 from common.training.mixtures import HALF_TAPS, MixtureSettings, MixtureSource, _interpolate, parse_noises
 from common.training.synthetic_noise import SYNTHETIC, synthetic
 
@@ -142,48 +142,51 @@ def test_an_equaliser_changes_each_octave_by_its_gain_and_keeps_the_level():
         assert np.abs(np.diff(ratio_db)).max() < 1  # no steps between the bands
 
 
-def test_equalisers_and_second_songs_change_the_songs_alone(pool):
+def test_an_equaliser_changes_the_song_alone(pool):
     """The noises of a row, its print and its SNR stay as they are."""
     # Rain is the song here: an equaliser that keeps the level leaves a tone as it is.
     pool = Pool([replace(clip, label=SONG) if clip.label == "rain" else clip for clip in pool.clips if clip.label],
                 pool.samples)
     n, settings = SAMPLE_RATE // 2, {"noise": "siren", "target_noise": "dog_bark", "print_share": 1.0}
     before = source(pool, **settings, clean_target=True)
-    noise = torch.sub(*before.batch(0, 3, range(60), n))
-    for changes, share in (({"second_song_share": 0.4}, 0.4), ({"song_equaliser_db": 6.0}, 1.0)):
-        made = source(pool, **settings, **changes, clean_target=True)
-        noisy, song = made.batch(0, 3, range(60), n)
-        changed = (song - before.batch(0, 3, range(60), n)[1]).abs().amax(1) > 1e-3
-        assert float(changed.float().mean()) == pytest.approx(share, abs=0.15)
-        assert float((noisy - song - noise).abs().max()) < 1e-5
-        assert torch.equal(made.prints(0, 3, range(60), n), before.prints(0, 3, range(60), n))
-        assert float(song.square().mean()) == pytest.approx(1, abs=0.15)  # both may be one clip
-        two = [" & " in name for name in made.names(0, 3, range(60), n)]
-        assert two == (changed.tolist() if "second_song_share" in changes else [False] * 60)
+    made = source(pool, **settings, song_equaliser_db=6.0, clean_target=True)
+    (noisy, song), (noisy_before, song_before) = (x.batch(0, 3, range(20), n) for x in (made, before))
+    assert (song - song_before).abs().amax(1).min() > 0.1
+    assert np.allclose(song.square().mean(1), song_before.square().mean(1), rtol=1e-3)
+    assert float((noisy - song - (noisy_before - song_before)).abs().max()) < 1e-5
+    assert torch.equal(made.prints(0, 3, range(20), n), before.prints(0, 3, range(20), n))
 
 
-def test_calibration_hears_songs_that_training_does_not_as_they_are(pool):
+def test_an_equaliser_leaves_silence_silent():
+    silence = torch.zeros(1, SAMPLE_RATE)
+    assert torch.equal(equalised(silence.clone(), [draw_equaliser(np.random.default_rng(0), 5)]), silence)
+
+
+def test_calibration_takes_songs_that_training_does_not_as_they_are_with_noises_that_validation_does_not(pool):
     splits = {"tone0": "train", "tone1": "validation"}
-    clips = [replace(clip, split=split) for split in ("train", "validation") for clip in pool.clips
-             if splits.get(clip.name, split) == split]
+    clips = [replace(clip, split=splits.get(clip.name, "validation" if clip.recording.endswith("1") else "train"))
+             for clip in pool.clips]
     settings = MixtureSettings("siren", "rain", clean_target=True, song_speed=(0.5, 2), song_equaliser_db=6.0,
-                               noise_speed=(1, 1), second_song_share=1.0, lowpass_share=0, print_share=0)
+                               noise_speed=(1, 1), lowpass_share=0, print_share=0)
     pairs = calibration_pairs(Pool(clips, pool.samples), settings)
     assert set(pairs.song_names(0, 0, range(20), 5000)) == {"tone1"}
-    assert not any(" & " in name for name in pairs.names(0, 0, range(20), 5000))
-    noisy, target = pairs.batch(0, 0, range(20), 5000)
     drawn = [pairs._draw(0, 0, row, 5000) for row in range(20)]
+    assert {row.noise.clip.recording for row in drawn} == {"siren-0"}
+    assert {row.target_noise.clip.recording for row in drawn} == {"rain-0"}
     assert all(row.song.speed == 1 and row.equaliser is None and row.print for row in drawn)
-    assert float((noisy - target).square().mean(1).min()) > 0
-    song = MixtureSource(pairs.pool, replace(pairs.mixture, clean_target=True), "validation").batch(
+    validation = pool_validation(pairs.pool, settings, 20)
+    assert {validation.source._draw(0, 0, row, 5000).noise.clip.recording for row in range(20)} == {"siren-1"}
+    assert set(validation.song_names()) == {"tone1"}
+    assert set(pool_validation(pairs.pool, settings, 20, "train").song_names()) == {"tone0"}
+    noisy, target = pairs.batch(0, 0, range(20), 5000)
+    song = MixtureSource(pairs.pool, replace(pairs.mixture, clean_target=True), "train", "validation").batch(
         0, 0, range(20), 5000)[1]
-    assert float((target - song).square().mean(1).min()) > 0
+    assert min(float((x - song).square().mean(1).min()) for x in (noisy, target)) > 0
 
 
 @pytest.mark.parametrize("wrong, said", [({"lowpass_share": 1.5}, "lowpass_share from 0 to 1, got 1.5"),
                                          ({"lowpass_hz": (9000, 8000)}, "LOW <= HIGH, .* got 9000 8000"),
                                          ({"lowpass_hz": (0, 8000)}, "frequencies above 0, got 0 8000"),
-                                         ({"second_song_share": -0.1}, "second_song_share from 0 to 1, got -0.1"),
                                          ({"song_equaliser_db": -1.0}, "song_equaliser_db from 0 to 20, got -1.0"),
                                          ({"song_equaliser_db": np.nan}, "song_equaliser_db from 0 to 20, got nan"),
                                          ({"song_speed": (0, 1)}, "speeds .* above 0, got 0 1")])

@@ -15,7 +15,7 @@ from common.data.pool import Pool
 from common.errors import CallError, UserError
 from common.labels import weights_name
 from common.network.checkpoints import code_commit, load_weights, save_weights
-from common.training import mixture_validation
+from common.training import confidence_fit, mixture_validation, recipe
 from common.training.__main__ import _trained_mixture
 from common.training.mixtures import MixtureSettings
 from common.training.recipe import run_recipe, trainable
@@ -108,7 +108,14 @@ def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypa
     monkeypatch.setattr(mixture_validation, "SEGMENT_SAMPLES", 20_000)  # a slow machine too has time to validate
     settings = TrainSettings(width=1, batch_size=2, warmup_steps=2, minutes=0.5)
     pool = Pool.load(pool_folder)
+    heard = set()
+
+    def calibrate(model, pairs, *args):
+        heard.update(clip.name for clip in pairs.songs)
+        return confidence_fit.calibrate(model, pairs, *args)
+    monkeypatch.setattr(recipe, "calibrate", calibrate)
     rows = run_recipe(pool, tmp_path, settings, ["white", "siren"], n_validation=2)
+    assert heard == {clip.name for clip in pool.select("validation", songs=True)}
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert 0.25 < plan["universal_minutes"] + 2 * plan["fine_tuning_minutes"] < 0.5  # the rest goes to validations
     assert plan["universal_minutes"] == pytest.approx(2 * plan["fine_tuning_minutes"])
@@ -149,7 +156,7 @@ def test_the_recipe_needs_no_audio_library():
 def test_weights_are_published_on_mixtures_like_those_of_their_training():
     info = {"settings": {"width": 4, "data.noise": "siren", "data.target_noise": "rain", "data.snr_db": [0.0, 9.0],
                          "data.target_snr_offset_db": None, "data.print_share": 0.1, "data.clean_target": True,
-                         "data.songs": 3}}
+                         "data.song_speed": [0.5, 2.0], "data.song_equaliser_db": 5.0, "data.songs": 3}}
     as_trained = MixtureSettings("siren", "rain", snr_db=(0.0, 9.0), target_snr_offset_db=None)
     assert _trained_mixture(info, {}) == as_trained
     assert _trained_mixture(info, {"noise": "hiss"}) == replace(as_trained, noise="hiss")

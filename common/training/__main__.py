@@ -29,7 +29,7 @@ from common.path_checks import check_outputs
 from common.training.confidence_fit import calibrate
 from common.training.loop import BEST, IMPROVEMENT, IMPROVEMENT_WITH_PRINT, train, validate
 from common.training.mixture_validation import calibration_pairs, pool_sources, pool_validation
-from common.training.mixtures import SONGS_AS_THEY_ARE, MixtureSettings
+from common.training.mixtures import AS_MEASURED, MixtureSettings
 from common.training.processes import Processes
 from common.training.recipe import format_table, run_recipe
 from common.training.settings import Execution, TrainSettings
@@ -137,6 +137,9 @@ def _publish(args):
     info |= found | {"noise": mixture.noise} | args.info
     info |= {name: kept for name, (_, kept) in zip(scores, gains, strict=True)}
     settings = info.get("settings", {})
+    if settings.get("data.pool_sha256", pool.sha256()) != pool.sha256():
+        log.warning("%s: the weights learned from another pool; if they know the validation songs of this one, their "
+                    "confidence is too bold", args.data)
     for values, key in ((info, "data"), (settings, "start"), (settings, "branch")):
         if values.get(key):
             values[key] = Path(values[key]).name  # its folder on this machine does not go to others
@@ -164,8 +167,8 @@ def json_object(text):
     return value
 
 
-# How pairs are mixed in training only: in `publish` all have noise prints, and their songs are as they are.
-NOT_PUBLISHED = ("clean_target", "print_share", *SONGS_AS_THEY_ARE)
+# How pairs are mixed in training only.
+NOT_PUBLISHED = ("clean_target", *AS_MEASURED)
 # Arguments that several commands have.
 SHARED = {
     "model": {"help": "a .pth file, or a name from pretrained_weights"},
@@ -224,8 +227,8 @@ def _parser():
                          "given twice counts twice")
     publish = command("publish", _publish, "write weights to share: in 16 bits, with their confidence and score",
                       "model", "data", "-o --output", "--n-validation", "--info", "--device")
-    publish.add_argument("--calibration-pairs", type=natural, default=400, help="noisy pairs that decide how much of "
-                         "the noise estimate is removed; 0: all of it, always")
+    publish.add_argument("--calibration-pairs", type=natural, default=400, help="noisy pairs of validation songs "
+                         "that decide how much of the noise estimate is removed; 0: all of it, always")
     publish.add_argument("--prior", metavar="WEIGHTS", help="published weights whose confidence is the starting point: "
                          "those for all noises, where one noise has few pairs")
     add_settings(publish, MixtureSettings, NOT_PUBLISHED, "as in the training of the weights")

@@ -57,8 +57,7 @@ class Windows:
 
     def select(self, chosen: np.ndarray) -> "Windows":
         """Return the windows for which `chosen`, (windows,), is true."""
-        return Windows(self.songs[chosen], *(values[torch.from_numpy(chosen)] for values in (
-            self.features, self.before, self.cross, self.power)))
+        return Windows(*(values[chosen] for values in vars(self).values()))
 
     def gains_db(self, confidence: torch.Tensor) -> torch.Tensor:
         """Return the SNR improvement against T for a confidence in each band, (windows, bands) -> (windows,)."""
@@ -154,6 +153,8 @@ def fit_on_other_songs(learned: Windows, measured: Windows, prior: Confidence | 
     songs, found = np.unique(np.concatenate([learned.songs, measured.songs])), []
     for theirs in (songs[first::PARTS] for first in range(min(PARTS, len(songs)))):
         part, others = np.isin(measured.songs, theirs), ~np.isin(learned.songs, theirs)
+        if part.any() and not others.any():
+            log.warning("expected pairs of several songs, got one: the confidence is measured on the song of its fit")
         if part.any():
             found.append((fit_confidence(learned.select(others) if others.any() else learned, prior),
                           measured.select(part)))
@@ -185,7 +186,8 @@ def calibrate(model: Denoiser, pairs: MixtureSource, validation: MixtureSource, 
 
     Each is fitted on `n_pairs` noisy pairs, and is as cautious as `n_validation` mixtures with clean targets suggest;
     these are measured with confidences that were fitted on other songs. pairs, validation: of songs that the model has
-    not learned from. prior: a model whose confidences are the starting point, see fit_confidence. Returns plain values
+    not learned from. prior: a model whose confidences are the starting point, see fit_confidence; it may know all of
+    these songs. The model gets the confidence of all pairs. Returns plain values
     for the weights file by the name of the model's attribute, confidence and print_confidence: the mean SNR improvement
     in dB and the percentage of mixtures improved without confidence (plain_db, plain_improved_percent), all rows of
     trade_off, and the chosen one (shift, improvement_db).

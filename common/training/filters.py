@@ -57,6 +57,8 @@ def equalised(audio: torch.Tensor, equalisers: list[Equaliser | None]) -> torch.
 
     A row keeps its level.
     """
+    if not any(equalisers):
+        return audio
     before = audio.square().mean(-1, keepdim=True)
     after = _filtered(audio, equalisers, _equaliser_gain).square().mean(-1, keepdim=True)
     return audio.mul_(torch.where(after > 0, (before / after).sqrt(), 1))

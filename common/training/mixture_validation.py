@@ -11,9 +11,7 @@ from common.network import tensor_stft
 from common.network.model import Denoiser, autocast
 from common.network.noise_print import TEST_PRINT_SECONDS, print_power
 from common.network.stft import SEGMENT_SAMPLES
-from common.training.mixtures import SONGS_AS_THEY_ARE, MixtureSettings, MixtureSource
-
-VALIDATION = "validation"
+from common.training.mixtures import AS_MEASURED, TRAIN, VALIDATION, MixtureSettings, MixtureSource
 
 
 class MixtureValidation:
@@ -60,19 +58,18 @@ def pool_sources(folder: str | Path, settings: MixtureSettings, n_validation: in
     return MixtureSource(pool, settings), pool_validation(pool, settings, n_validation)
 
 
-def pool_validation(pool: Pool, settings: MixtureSettings, n: int) -> MixtureValidation:
+def pool_validation(pool: Pool, settings: MixtureSettings, n: int, song_split: str = VALIDATION) -> MixtureValidation:
     """Return the validation on `n` mixtures of 3.74 s of the validation split, of songs as they are.
 
     Each mixture has a print of TEST_PRINT_SECONDS if its noise is long enough.
     """
-    settings = replace(settings, clean_target=True, print_share=1.0, print_seconds=(TEST_PRINT_SECONDS,) * 2,
-                       **SONGS_AS_THEY_ARE)
-    return MixtureValidation(MixtureSource(pool, settings, VALIDATION), n, SEGMENT_SAMPLES)
+    settings = replace(settings, clean_target=True, print_seconds=(TEST_PRINT_SECONDS,) * 2, **AS_MEASURED)
+    return MixtureValidation(MixtureSource(pool, settings, VALIDATION, song_split), n, SEGMENT_SAMPLES)
 
 
 def calibration_pairs(pool: Pool, settings: MixtureSettings) -> MixtureSource:
-    """Return noisy pairs of the validation split, of songs as they are, each with a print if its noise is long enough.
+    """Return noisy pairs of validation songs with training noises.
 
-    They have songs and noises of pool_validation(), in other mixtures.
+    Networks have not learned from these songs, and the mixtures of pool_validation() have none of these noises.
     """
-    return MixtureSource(pool, replace(settings, clean_target=False, print_share=1.0, **SONGS_AS_THEY_ARE), VALIDATION)
+    return MixtureSource(pool, replace(settings, clean_target=False, **AS_MEASURED), TRAIN, VALIDATION)

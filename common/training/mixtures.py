@@ -32,6 +32,7 @@ from common.training.filters import (
 from common.training.synthetic_noise import SYNTHETIC, synthetic
 
 CLASSES, OTHER = "classes", "other"
+TRAIN, VALIDATION = "train", "validation"
 # The meaning of "mixed": 3/5 UrbanSound8K classes, 1/5 other recorded noises, 1/5 white noise.
 MIXED_NOISES = f"white:1,{CLASSES}:3,{OTHER}:1"
 # Power of a crop, relative to its song's, below which there is little to learn; and the number of draws to avoid it.
@@ -40,10 +41,8 @@ QUIET, MAX_DRAWS = 1e-3, 10
 PRINT_SHARE_OF_CLIP = 1 / 3
 # Taps of the interpolating sinc on either side.
 HALF_TAPS = 4
-# Range of the level of a second song against the first, in dB.
-SECOND_SONG_DB = (-12.0, 0.0)
-# MixtureSettings of songs as they are, for measurements.
-SONGS_AS_THEY_ARE = {"song_speed": (1.0, 1.0), "song_equaliser_db": 0.0, "second_song_share": 0.0}
+# MixtureSettings of validation and calibration: songs as they are, and a print for every noise that is long enough.
+AS_MEASURED = {"song_speed": (1.0, 1.0), "song_equaliser_db": None, "print_share": 1.0}
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,10 @@ class MixtureSettings:
     label of the pool, `classes` (all UrbanSound8K classes evenly), `other` (all other labels evenly) or `mixed`
     (MIXED_NOISES). The two recorded noises of a pair share neither label nor recording. snr_db: of a clip's whole level
     against the song's. target_snr_offset_db: None draws the target's SNR from snr_db too (common.training.losses
-    compares both). A noise print is another stretch of the input's noise at the same level. The speed of a noise also
-    moves up the band of recordings with low sample rates. A low-pass filter removes the top band of input, target
-    and print together, as a lossy codec removes that of a whole recording.
+    compares both). A noise print is another stretch of the input's noise at the same level. The speed of a noise
+    also moves up the band of recordings with low sample rates. An equaliser leaves the crop's level as it is. A
+    low-pass filter removes the top band of input, target and print together, as a lossy codec removes that of a
+    whole recording.
     """
 
     noise: str = setting(
@@ -68,9 +68,9 @@ class MixtureSettings:
     print_share: float = setting(0.7, "share of the rows that come with a noise print, 0 to 1")
     print_seconds: tuple[float, float] = setting((0.5, 2.0), "range of the length of a noise print, in seconds")
     song_speed: tuple[float, float] = setting((0.94, 1.06), "range of the factor by which songs are played faster")
-    song_equaliser_db: float = setting(
-        0.0, "standard deviation of the gain that a random equaliser gives each octave of a song, in dB; 0 for none")
-    second_song_share: float = setting(0.0, "share of the pairs whose song is two songs at once, 0 to 1")
+    song_equaliser_db: float | None = setting(
+        None, "standard deviation of the gain that a random equaliser gives each octave of a song, in dB (default: no "
+        "equaliser)")
     noise_speed: tuple[float, float] = setting((0.8, 2.0), "range of the factor by which noises are played faster")
     lowpass_share: float = setting(
         0.3, "share of the pairs that have no top band, as after a lossy codec, 0 to 1")
@@ -83,10 +83,10 @@ class MixtureSettings:
             if low > high or (name in ("song_speed", "noise_speed", "lowpass_hz") and low <= 0):
                 raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds and frequencies above 0, got "
                                 f"{low:g} {high:g}: correct the range")
-        for name in ("print_share", "lowpass_share", "second_song_share"):
+        for name in ("print_share", "lowpass_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise CallError(f"expected a {name} from 0 to 1, got {getattr(self, name)}: correct the share")
-        if not 0 <= self.song_equaliser_db <= MOST_EQUALISER_DB:
+        if not 0 <= (self.song_equaliser_db or 0) <= MOST_EQUALISER_DB:
             raise CallError(f"expected a song_equaliser_db from 0 to {MOST_EQUALISER_DB}, got "
                             f"{self.song_equaliser_db}: correct the number")
         if self.print_seconds[0] < LEAST_PRINT_SECONDS:
@@ -155,7 +155,6 @@ class _Row(NamedTuple):
     """What makes one row of a batch; None stands for a part that the row lacks."""
 
     song: _Part
-    second_song: _Part | None
     noise: _Part
     target_noise: _Part
     print: _Part | None
@@ -164,11 +163,11 @@ class _Row(NamedTuple):
 
 
 class MixtureSource:
-    """Batches of mixtures of one split of a pool."""
+    """Batches of mixtures of one split of a pool, or of its noises with the songs of another split."""
 
-    def __init__(self, pool: Pool, settings: MixtureSettings, split: str = "train"):
+    def __init__(self, pool: Pool, settings: MixtureSettings, split: str = TRAIN, song_split: str | None = None):
         self.pool, self.mixture, self.split, self.clean_target = pool, settings, split, settings.clean_target
-        self.songs = pool.select(split, songs=True)
+        self.songs = pool.select(song_split or split, songs=True)
         self._by_label = {}
         for clip in pool.clips:
             if clip.split == split and clip.label != SONG:
@@ -196,8 +195,8 @@ class MixtureSource:
     def batch(self, seed: int, step: int, rows: range, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets of these rows, each (len(rows), n_samples) float32, on the pool's device."""
         drawn = [self._draw(seed, step, row, n_samples) for row in rows]
-        song, second_song, noise, target_noise = (self._render([row[k] for row in drawn], n_samples) for k in range(4))
-        song = equalised(song + second_song, [row.equaliser for row in drawn])
+        song, noise, target_noise = (self._render([row[k] for row in drawn], n_samples) for k in range(3))
+        song = equalised(song, [row.equaliser for row in drawn])
         noisy, target = song + noise, song if self.clean_target else song + target_noise
         filters = [row.low_pass for row in drawn]
         return low_passed(noisy, filters), low_passed(target, filters)
@@ -210,13 +209,12 @@ class MixtureSource:
         return low_passed(self._render([row.print for row in drawn], n_print), [row.low_pass for row in drawn])
 
     def names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
-        """Return the names of the song or songs, input noise and target noise of each row."""
-        drawn = (self._draw(seed, step, row, n_samples) for row in rows)
-        return [f"{' & '.join(part.name for part in (row.song, row.second_song) if part)} + {row.noise.name} / "
-                f"{row.target_noise.name}" for row in drawn]
+        """Return the names of song, input noise and target noise of each row."""
+        return [f"{row.song.name} + {row.noise.name} / {row.target_noise.name}" for row in
+                (self._draw(seed, step, row, n_samples) for row in rows)]
 
     def song_names(self, seed: int, step: int, rows: range, n_samples: int) -> list[str]:
-        """Return the name of the song of each row, the first one if there are two."""
+        """Return the name of the song of each row."""
         return [self._draw(seed, step, row, n_samples).song.name for row in rows]
 
     def _draw(self, seed, step, row, n_samples):
@@ -230,19 +228,9 @@ class MixtureSource:
         target_noise = self._draw_noise(rng, self._shares[1], snr_db, n_samples, noise)
         heard = noise.print(n_samples) if rng.random() < mixture.print_share else None
         low_pass = draw_low_pass(rng, mixture.lowpass_hz) if rng.random() < mixture.lowpass_share else None
-        # Drawn last, so that the rest of a row is the same without them.
+        # Drawn last, so that the rest of a row is the same without it.
         equaliser = draw_equaliser(rng, mixture.song_equaliser_db) if mixture.song_equaliser_db else None
-        second_song = None
-        if rng.random() < mixture.second_song_share:
-            song, second_song = self._with_second_song(rng, song, n_samples)
-        return _Row(song, second_song, noise, target_noise, heard, equaliser, low_pass)
-
-    def _with_second_song(self, rng, song, n_samples):
-        """Draw a second song; both together have an RMS of 1 as one has."""
-        level = 10 ** (rng.uniform(*SECOND_SONG_DB) / 20)
-        second = self._draw_song(rng, n_samples)
-        both = math.hypot(1, level)
-        return replace(song, gain=song.gain / both), replace(second, gain=second.gain * level / both)
+        return _Row(song, noise, target_noise, heard, equaliser, low_pass)
 
     def _draw_song(self, rng, n_samples):
         """Draw a crop, at an RMS of 1 for the whole clip. All songs are equally likely, long or short."""
