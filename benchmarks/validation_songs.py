@@ -45,12 +45,13 @@ def main():
     device = choose_device()
     validation = pool_validation(Pool.load(args.pool, device), MixtureSettings(args.noise), args.n, args.songs)
     table = pd.concat([gains(weights, validation, device) for weights in args.weights], ignore_index=True)
+    table["weights"] = pd.Categorical(table["weights"], list(dict.fromkeys(args.weights)))  # in the order of the call
     kind = table["song"].str.contains(args.apart, regex=False).map({True: f'"{args.apart}"', False: "others"})
     columns = list(COLUMNS.values())
-    mean = table.groupby([kind.rename("songs"), "weights"], sort=False)[columns].agg(["count", "mean"])
+    mean = table.groupby([kind.rename("songs"), "weights"], observed=True)[columns].agg(["count", "mean"])
     print(mean.round(2).to_string())
     first = table[table["weights"] == args.weights[-1]].groupby("song")[columns[0]].mean().nsmallest(args.worst).index
-    songs = table[table["song"].isin(first)].groupby(["song", "weights"], sort=False)[columns].mean().unstack()
+    songs = table[table["song"].isin(first)].groupby(["song", "weights"], observed=True)[columns].mean().unstack()
     print(f"\nthe songs that gain least with {args.weights[-1]}\n{songs.round(2).to_string()}")
 
 
