@@ -138,8 +138,8 @@ def _publish(args):
     info |= {name: kept for name, (_, kept) in zip(scores, gains, strict=True)}
     settings = info.get("settings", {})
     if settings.get("data.pool_sha256", pool.sha256()) != pool.sha256():
-        log.warning("%s: the weights learned from another pool; if they know the validation songs of this one, their "
-                    "confidence is too bold", args.data)
+        log.warning("the weights learned from another pool than %s; if they know its validation songs, their "
+                    "confidence is too bold: publish them on the pool of their training", args.data)
     for values, key in ((info, "data"), (settings, "start"), (settings, "branch")):
         if values.get(key):
             values[key] = Path(values[key]).name  # its folder on this machine does not go to others

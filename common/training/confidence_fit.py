@@ -148,16 +148,17 @@ def fit_on_other_songs(learned: Windows, measured: Windows, prior: Confidence | 
                        ) -> list[tuple[Confidence, Windows]]:
     """Return the windows `measured` in PARTS, each with a confidence that was fitted on `learned` without its songs.
 
-    A part that has no other songs gets a confidence of its own ones.
+    Where `learned` has no other songs, the confidence is fitted on all of it.
     """
     songs, found = np.unique(np.concatenate([learned.songs, measured.songs])), []
     for theirs in (songs[first::PARTS] for first in range(min(PARTS, len(songs)))):
         part, others = np.isin(measured.songs, theirs), ~np.isin(learned.songs, theirs)
-        if part.any() and not others.any():
-            log.warning("expected pairs of several songs, got one: the confidence is measured on the song of its fit")
+        if not others.any():
+            log.warning("expected pairs of several songs, got one, on which the confidence is fitted and measured: "
+                        "pack more validation songs for a figure to trust")
+            others[:] = True
         if part.any():
-            found.append((fit_confidence(learned.select(others) if others.any() else learned, prior),
-                          measured.select(part)))
+            found.append((fit_confidence(learned.select(others), prior), measured.select(part)))
     return found
 
 
