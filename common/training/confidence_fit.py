@@ -6,8 +6,8 @@ features of each band are therefore enough to find the confidence with the lowes
 noisy version of the song: its noise is independent of N and adds to the first term only (the argument of Lehtinen et
 al. 2018). Clean songs serve only to measure.
 
-The pairs are of songs that the network has not learned from. It takes less music for noise in songs that it knows, so
-that a confidence fitted on them is too bold for all others.
+The pairs are of songs that the network has not learned from. A network takes less music for noise in songs that it
+knows, so that a confidence that is fitted on these is too bold for others.
 """
 
 import logging
