@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from common.network.stft import SAMPLE_RATE
 from common.training.filters import BANDS, LOWEST_BAND_HZ, draw_equaliser, equalised
 from common.training.mixture_validation import MixtureValidation, calibration_pairs, pool_validation
 from common.training.mixtures import HALF_TAPS, MixtureSettings, MixtureSource, _interpolate, parse_noises
+from common.training.overdrive import draw_overdrive, overdriven
 from common.training.synthetic_noise import SYNTHETIC, synthetic
 
 LABELS = ("dog_bark", "siren", "rain")
@@ -142,16 +144,21 @@ def test_an_equaliser_changes_each_octave_by_its_gain_and_keeps_the_level():
         assert np.abs(np.diff(ratio_db)).max() < 1  # no steps between the bands
 
 
-def test_an_equaliser_changes_the_song_alone(pool):
+@pytest.mark.parametrize("changes, least_share", [({"song_equaliser_db": 6.0}, 1),
+                                                  ({"song_overdrive_db": (12.0, 24.0)}, 0.2)])
+def test_an_equaliser_and_an_overdrive_change_the_song_alone(pool, changes, least_share):
     """The noises of a row, its print and its SNR stay as they are."""
     # Rain is the song here: an equaliser that keeps the level leaves a tone as it is.
     pool = Pool([replace(clip, label=SONG) if clip.label == "rain" else clip for clip in pool.clips if clip.label],
                 pool.samples)
     n, settings = SAMPLE_RATE // 2, {"noise": "siren", "target_noise": "dog_bark", "print_share": 1.0}
     before = source(pool, **settings, clean_target=True)
-    made = source(pool, **settings, song_equaliser_db=6.0, clean_target=True)
+    made = source(pool, **settings, **changes, clean_target=True)
     (noisy, song), (noisy_before, song_before) = (x.batch(0, 3, range(20), n) for x in (made, before))
-    assert (song - song_before).abs().amax(1).min() > 0.1
+    changed = (song - song_before).abs().amax(1)
+    assert ((changed > 0.1) | (changed == 0)).all()
+    share = float((changed > 0).float().mean())
+    assert least_share <= share and (least_share == 1 or share <= 1 - least_share)
     assert np.allclose(song.square().mean(1), song_before.square().mean(1), rtol=1e-3)
     assert float((noisy - song - (noisy_before - song_before)).abs().max()) < 1e-5
     assert torch.equal(made.prints(0, 3, range(20), n), before.prints(0, 3, range(20), n))
@@ -162,18 +169,37 @@ def test_an_equaliser_leaves_silence_silent():
     assert torch.equal(equalised(silence.clone(), [draw_equaliser(np.random.default_rng(0), 5)]), silence)
 
 
+def test_an_overdrive_adds_the_odd_harmonics_of_a_clipped_tone_and_keeps_the_level():
+    tone = math.sqrt(2) * torch.sin(2 * math.pi * 100 * torch.arange(SAMPLE_RATE) / SAMPLE_RATE)
+    silence = torch.zeros_like(tone)
+    after = overdriven(torch.stack([tone, tone, tone, silence]), [None, 0.01, 1000.0, 1000.0])
+    assert torch.equal(after[0], tone) and torch.equal(after[3], silence)
+    assert float((after[1] - tone).abs().max()) < 1e-3  # tanh is straight for small values
+    assert np.allclose(after.square().mean(1)[:3], 1, rtol=1e-4)
+    harmonics = np.abs(np.fft.rfft(after[2]))[100:1000:100] / (SAMPLE_RATE / 2)  # a square wave: 4 / (pi k)
+    assert np.allclose(harmonics, [4 / (math.pi * k) * (k % 2) for k in range(1, 10)], atol=0.01)
+
+
+def test_half_of_the_songs_are_overdriven():
+    drawn = [draw_overdrive(np.random.default_rng(n), (-6, 24)) for n in range(400)]
+    gains_db = 20 * np.log10([gain for gain in drawn if gain is not None])
+    assert 160 <= len(gains_db) <= 240
+    assert -6 <= min(gains_db) < 0 and 18 < max(gains_db) <= 24
+    assert draw_overdrive(np.random.default_rng(0), None) is None
+
+
 def test_calibration_takes_songs_that_training_does_not_as_they_are_with_noises_that_validation_does_not(pool):
     splits = {"tone0": "train", "tone1": "validation"}
     clips = [replace(clip, split=splits.get(clip.name, "validation" if clip.recording.endswith("1") else "train"))
              for clip in pool.clips]
     settings = MixtureSettings("siren", "rain", clean_target=True, song_speed=(0.5, 2), song_equaliser_db=6.0,
-                               noise_speed=(1, 1), lowpass_share=0, print_share=0)
+                               song_overdrive_db=(0, 9), noise_speed=(1, 1), lowpass_share=0, print_share=0)
     pairs = calibration_pairs(Pool(clips, pool.samples), settings)
     assert set(pairs.song_names(0, 0, range(20), 5000)) == {"tone1"}
     drawn = [pairs._draw(0, 0, row, 5000) for row in range(20)]
     assert {row.noise.clip.recording for row in drawn} == {"siren-0"}
     assert {row.target_noise.clip.recording for row in drawn} == {"rain-0"}
-    assert all(row.song.speed == 1 and row.equaliser is None and row.print for row in drawn)
+    assert all(row.song.speed == 1 and row.equaliser is row.overdrive is None and row.print for row in drawn)
     validation = pool_validation(pairs.pool, settings, 20)
     assert {validation.source._draw(0, 0, row, 5000).noise.clip.recording for row in range(20)} == {"siren-1"}
     assert set(validation.song_names()) == {"tone1"}
@@ -189,6 +215,8 @@ def test_calibration_takes_songs_that_training_does_not_as_they_are_with_noises_
                                          ({"lowpass_hz": (0, 8000)}, "frequencies above 0, got 0 8000"),
                                          ({"song_equaliser_db": -1.0}, "song_equaliser_db from 0 to 20, got -1.0"),
                                          ({"song_equaliser_db": np.nan}, "song_equaliser_db from 0 to 20, got nan"),
+                                         ({"song_overdrive_db": (9, 3)}, "song_overdrive_db LOW HIGH .* got 9 3"),
+                                         ({"song_overdrive_db": (np.nan, 3)}, "song_overdrive_db .* got nan 3"),
                                          ({"song_speed": (0, 1)}, "speeds .* above 0, got 0 1")])
 def test_wrong_settings_are_refused(wrong, said):
     with pytest.raises(CallError, match=said):

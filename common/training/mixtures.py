@@ -29,6 +29,7 @@ from common.training.filters import (
     low_passed,
     to_device,
 )
+from common.training.overdrive import draw_overdrive, overdriven
 from common.training.synthetic_noise import SYNTHETIC, synthetic
 
 CLASSES, OTHER = "classes", "other"
@@ -42,7 +43,7 @@ PRINT_SHARE_OF_CLIP = 1 / 3
 # Taps of the interpolating sinc on either side.
 HALF_TAPS = 4
 # MixtureSettings of validation and calibration: songs as they are, and a print for every noise that is long enough.
-AS_MEASURED = {"song_speed": (1.0, 1.0), "song_equaliser_db": None, "print_share": 1.0}
+AS_MEASURED = {"song_speed": (1.0, 1.0), "song_equaliser_db": None, "song_overdrive_db": None, "print_share": 1.0}
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class MixtureSettings:
     (MIXED_NOISES). The two recorded noises of a pair share neither label nor recording. snr_db: of a clip's whole level
     against the song's. target_snr_offset_db: None draws the target's SNR from snr_db too (common.training.losses
     compares both). A noise print is another stretch of the input's noise at the same level. The speed of a noise
-    also moves up the band of recordings with low sample rates. An equaliser leaves the crop's level as it is. A
-    low-pass filter removes the top band of input, target and print together, as a lossy codec removes that of a
-    whole recording.
+    also moves up the band of recordings with low sample rates. An overdrive and an equaliser leave the crop's level as
+    it is. A low-pass filter removes the top band of input, target and print together, as a lossy codec removes that of
+    a whole recording.
     """
 
     noise: str = setting(
@@ -71,6 +72,9 @@ class MixtureSettings:
     song_equaliser_db: float | None = setting(
         None, "standard deviation of the gain that a random equaliser gives each octave of a song, in dB (default: no "
         "equaliser)")
+    song_overdrive_db: tuple[float, float] | None = setting(
+        None, "range of the gain in dB with which half of the songs are overdriven, as by a guitar amplifier; 0 bends "
+        "loud moments, 20 clips most of a song (default: no overdrive)")
     noise_speed: tuple[float, float] = setting((0.8, 2.0), "range of the factor by which noises are played faster")
     lowpass_share: float = setting(
         0.3, "share of the pairs that have no top band, as after a lossy codec, 0 to 1")
@@ -78,9 +82,10 @@ class MixtureSettings:
     clean_target: bool = setting(False, "use the clean song as the target (Noise2Clean), for comparison")
 
     def __post_init__(self):
-        for name in ("snr_db", "target_snr_offset_db", "print_seconds", "song_speed", "noise_speed", "lowpass_hz"):
+        for name in ("snr_db", "target_snr_offset_db", "print_seconds", "song_speed", "noise_speed", "lowpass_hz",
+                     "song_overdrive_db"):
             low, high = getattr(self, name) or (0, 0)
-            if low > high or (name in ("song_speed", "noise_speed", "lowpass_hz") and low <= 0):
+            if not low <= high or (name in ("song_speed", "noise_speed", "lowpass_hz") and low <= 0):
                 raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds and frequencies above 0, got "
                                 f"{low:g} {high:g}: correct the range")
         for name in ("print_share", "lowpass_share"):
@@ -158,6 +163,7 @@ class _Row(NamedTuple):
     noise: _Part
     target_noise: _Part
     print: _Part | None
+    overdrive: float | None
     equaliser: Equaliser | None
     low_pass: LowPass | None
 
@@ -196,6 +202,7 @@ class MixtureSource:
         """Return inputs and targets of these rows, each (len(rows), n_samples) float32, on the pool's device."""
         drawn = [self._draw(seed, step, row, n_samples) for row in rows]
         song, noise, target_noise = (self._render([row[k] for row in drawn], n_samples) for k in range(3))
+        song = overdriven(song, [row.overdrive for row in drawn])
         song = equalised(song, [row.equaliser for row in drawn])
         noisy, target = song + noise, song if self.clean_target else song + target_noise
         filters = [row.low_pass for row in drawn]
@@ -228,9 +235,10 @@ class MixtureSource:
         target_noise = self._draw_noise(rng, self._shares[1], snr_db, n_samples, noise)
         heard = noise.print(n_samples) if rng.random() < mixture.print_share else None
         low_pass = draw_low_pass(rng, mixture.lowpass_hz) if rng.random() < mixture.lowpass_share else None
-        # Drawn last, so that the rest of a row is the same without it.
+        # Drawn last, so that the rest of a row is the same without them.
         equaliser = draw_equaliser(rng, mixture.song_equaliser_db) if mixture.song_equaliser_db else None
-        return _Row(song, noise, target_noise, heard, equaliser, low_pass)
+        overdrive = draw_overdrive(rng, mixture.song_overdrive_db)
+        return _Row(song, noise, target_noise, heard, overdrive, equaliser, low_pass)
 
     def _draw_song(self, rng, n_samples):
         """Draw a crop, at an RMS of 1 for the whole clip. All songs are equally likely, long or short."""
