@@ -1,6 +1,6 @@
 """The pretrained weights over the frozen test set: universal ones, those of the noise, and those that `auto` picks.
 
-    python -m benchmarks.pretrained SET -o DIR [--every N] [--precision float32] [--speech]
+    python -m benchmarks.pretrained SET -o DIR [--every N [--first K]] [--precision float32] [--speech]
 
 SET is the output of python -m common.evaluation. All weights denoise as the command does, also with the segments'
 noise prints if they take one; the first two also without confidence. BASELINES are measured for comparison. Writes
@@ -16,7 +16,7 @@ import joblib
 import pandas as pd
 
 from benchmarks import figures
-from common.cli import Parser, count, run
+from common.cli import Parser, count, natural, run
 from common.data.pairs import load_test_pairs, manifest_sha256, segments
 from common.denoising.auto import AUTO, choose_weights, noise_probabilities
 from common.denoising.files import denoise
@@ -76,6 +76,7 @@ def main():
     parser.add_argument("set", type=Path, help="the frozen test set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for all output")
     parser.add_argument("--every", type=count, default=1, help="use every Nth pair only")
+    parser.add_argument("--first", type=natural, default=0, help="number of pairs to leave out first")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="precision of the networks")
     parser.add_argument("--speech", action="store_true", help="also compute PESQ and STOI of the noise's weights")
     args = parser.parse_args()
@@ -84,7 +85,7 @@ def main():
     pairs, picks = load_test_pairs(args.set), []
 
     def work():
-        for segment in segments(with_progress(pairs[:: args.every]), forms[MIXED].stft.sample_rate):
+        for segment in segments(with_progress(pairs[args.first :: args.every]), forms[MIXED].stft.sample_rate):
             estimates, picked = segment_estimates(segment, forms)
             picks.append({"noise": segment.pair.noise, "picked": picked})
             yield joblib.delayed(score_estimates)(segment, estimates, args.speech)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import field, fields
 
-from common.errors import UserError
+from common.errors import CallError, UserError
 
 
 def run(main: Callable[[], None]) -> None:
@@ -79,6 +79,14 @@ def given(args: argparse.Namespace, settings_class: type) -> dict:
     """Return the settings of a dataclass that the command line sets, with tuples for lists."""
     values = {item.name: getattr(args, item.name) for item in fields(settings_class) if hasattr(args, item.name)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def check_range(name: str, given: tuple[float, float], least: float, most: float) -> None:
+    """Raise CallError unless a range (low, high) lies within `least` and `most`; NaN lies nowhere."""
+    low, high = given
+    if not least <= low <= high <= most:
+        raise CallError(f"expected {name} LOW HIGH with {least:g} <= LOW <= HIGH <= {most:g}, got {low:g} {high:g}: "
+                        "correct the range")
 
 
 def natural(text: str) -> int:

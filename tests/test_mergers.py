@@ -240,6 +240,8 @@ BAD_CALLS = {
     "no songs wanted": ("merger.py", {"--iter-songs": "0"}, 2, "at least 1, got 0"),
     "no noises wanted": ("merger_white.py", {"--iter-white-noise": "-1"}, 2, "at least 1, got -1"),
     "reversed range": ("merger.py", {"--snr-db": ("9", "2")}, 2, "LOW <= HIGH"),
+    "no range": ("merger_white.py", {"--snr-db": ("nan", "9")}, 2, "HIGH <= 100, got nan 9"),
+    "endless range": ("merger.py", {"--snr-db": ("0", "inf")}, 2, "HIGH <= 100, got 0 inf"),
     "one folder for both": ("merger.py", {"--target-dir": "{tmp}/i"}, 2, "two output folders"),
     "foreign files": ("merger.py", {"--input-dir": "{tmp}/foreign"}, 2, "holes.txt"),
     "unknown flag": ("merger.py", {"--iter": "3"}, 2, "unrecognized"),

@@ -23,7 +23,7 @@ import soxr
 from tqdm import tqdm
 
 from common.audio.signals import RECORDINGS, GaussianNoise, LoopedNoise, SilentError, Song
-from common.cli import setting
+from common.cli import check_range, setting
 from common.data import manifest, mixing_law
 from common.data.noises import SPLITS, NoiseSource, WhiteNoise
 from common.data.resuming import check_output, finished_pairs
@@ -35,6 +35,8 @@ from common.workers import uninterrupted, worker_processes
 
 log = logging.getLogger(__name__)
 
+# Largest SNR, up or down: beyond it one of both sounds is below the last bit.
+MOST_SNR_DB = 100
 # Number of draws after which a pair without usable noises ends the run.
 MAX_DRAWS = 20
 FORMATS = ("wav", "flac")
@@ -77,9 +79,8 @@ class MergeSettings:
                 raise CallError(f"expected {name} of at least 1, got {getattr(self, name)}: raise it")
         if self.folds and not set(self.folds) <= set(range(1, 11)):
             raise CallError(f"expected --folds between 1 and 10, got {list(self.folds)}: name folds fold1 to fold10")
-        if self.snr_db and self.snr_db[0] > self.snr_db[1]:
-            low, high = self.snr_db
-            raise CallError(f"expected --snr-db LOW HIGH with LOW <= HIGH, got {low} {high}: swap them")
+        if self.snr_db:
+            check_range("--snr-db", self.snr_db, -MOST_SNR_DB, MOST_SNR_DB)
         if self.seed < 0:
             raise CallError(f"expected --seed >= 0, got {self.seed}: choose another number")
 

@@ -60,8 +60,13 @@ def equalised(audio: torch.Tensor, equalisers: list[Equaliser | None]) -> torch.
     if not any(equalisers):
         return audio
     before = audio.square().mean(-1, keepdim=True)
-    after = _filtered(audio, equalisers, _equaliser_gain).square().mean(-1, keepdim=True)
-    return audio.mul_(torch.where(after > 0, (before / after).sqrt(), 1))
+    return at_power(_filtered(audio, equalisers, _equaliser_gain), before)
+
+
+def at_power(audio: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """Scale the rows of (rows, samples), in place, to a mean power (rows, 1); silence stays silent."""
+    now = audio.square().mean(-1, keepdim=True)
+    return audio.mul_(torch.where(now > 0, (power / now).sqrt(), 1))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

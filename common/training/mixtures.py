@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.cli import setting
+from common.cli import check_range, setting
 from common.data.pool import CLIP_PEAK, POWER_BLOCK, SONG, Clip, Pool
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
@@ -44,6 +44,12 @@ PRINT_SHARE_OF_CLIP = 1 / 3
 HALF_TAPS = 4
 # MixtureSettings of validation and calibration: songs as they are, and a print for every noise that is long enough.
 AS_MEASURED = {"song_speed": (1.0, 1.0), "song_equaliser_db": None, "song_overdrive_db": None, "print_share": 1.0}
+# Largest weight of a noise.
+MOST_WEIGHT = 1_000_000
+# Limits of the ranges of MixtureSettings: beyond them numbers overflow or memory fills.
+RANGES = {"snr_db": (-100, 100), "target_snr_offset_db": (-100, 100), "print_seconds": (LEAST_PRINT_SECONDS, 60),
+          "song_speed": (0.05, 20), "song_overdrive_db": (-60, 60), "noise_speed": (0.05, 20),
+          "lowpass_hz": (1, SAMPLE_RATE)}
 
 
 @dataclass(frozen=True)
@@ -82,21 +88,15 @@ class MixtureSettings:
     clean_target: bool = setting(False, "use the clean song as the target (Noise2Clean), for comparison")
 
     def __post_init__(self):
-        for name in ("snr_db", "target_snr_offset_db", "print_seconds", "song_speed", "noise_speed", "lowpass_hz",
-                     "song_overdrive_db"):
-            low, high = getattr(self, name) or (0, 0)
-            if not low <= high or (name in ("song_speed", "noise_speed", "lowpass_hz") and low <= 0):
-                raise CallError(f"expected {name} LOW HIGH with LOW <= HIGH, speeds and frequencies above 0, got "
-                                f"{low:g} {high:g}: correct the range")
+        for name, (least, most) in RANGES.items():
+            if (given := getattr(self, name)) is not None:
+                check_range(name, given, least, most)
         for name in ("print_share", "lowpass_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise CallError(f"expected a {name} from 0 to 1, got {getattr(self, name)}: correct the share")
         if not 0 <= (self.song_equaliser_db or 0) <= MOST_EQUALISER_DB:
             raise CallError(f"expected a song_equaliser_db from 0 to {MOST_EQUALISER_DB}, got "
                             f"{self.song_equaliser_db}: correct the number")
-        if self.print_seconds[0] < LEAST_PRINT_SECONDS:
-            raise CallError(f"expected print_seconds of at least {LEAST_PRINT_SECONDS}, got {self.print_seconds[0]:g}: "
-                            "choose longer noise prints")
 
 
 def parse_noises(text: str, labels: Sequence[str]) -> dict[str, float]:
@@ -114,8 +114,9 @@ def parse_noises(text: str, labels: Sequence[str]) -> dict[str, float]:
             weight = float(weight or 1)
         except ValueError:
             weight = -1.0
-        if weight <= 0:
-            raise CallError(f"expected a weight above 0 behind {name}:, got {part!r}: correct the number")
+        if not 0 < weight <= MOST_WEIGHT:
+            raise CallError(f"expected a weight above 0 and at most {MOST_WEIGHT} behind {name}:, got {part!r}: "
+                            "correct the number")
         for member, share in members.items():
             shares[member] = shares.get(member, 0) + weight * share
     if not shares:
@@ -310,8 +311,8 @@ def _interpolate(samples, start, length, first, speed, n, n_read):
     Each crop begins `first` samples after its start; n_read: samples that the longest crop spans. At a distance d from
     a sample the weight is a Hann-windowed sinc, sin(pi d) / (pi d) times the window. |sin(pi d)| is the same at all
     samples and cancels in the division by the sum of weights, so that only its alternating sign is computed. No filter
-    limits the band of a faster crop: at most the top 6 % of a song's band are aliased, in input and target alike, and
-    an aliased noise is still a noise.
+    limits the band of a crop that is `speed` times faster: the top 1 - 1/speed of its band is aliased (6 % at most by
+    default, 29 % at 1.4), in input and target alike, and an aliased noise is still a noise.
     """
     steps = torch.arange(1 - HALF_TAPS, n_read + 1 - HALF_TAPS, device=samples.device)
     read = samples[start[:, None] + (first[:, None] + steps) % length[:, None]].float()
