@@ -1,6 +1,5 @@
 """What the network reads of a spectrum, and that weights keep the compression that they fit."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,8 +76,10 @@ def test_weights_keep_their_compression(tmp_path):
     path = written(tmp_path / "w.pth", 0.5)
     model, _ = load_weights(path)
     assert model.network.compression == 0.5 and widen(model.network, 2).compression == 0.5
-    run = begin(tmp_path / "run", replace(TrainSettings(width=2, compression=0.3), start=path), {}, Processes())
+    run = begin(tmp_path / "run", TrainSettings(width=2, start=path), {}, Processes())
     assert run.model.network.compression == 0.5 and run.average.network.compression == 0.5
+    with pytest.raises(UserError, match=r"expected weights of compression 0\.25 .* has 0\.5: set the same"):
+        begin(tmp_path / "run", TrainSettings(width=2, compression=0.25, start=path), {}, Processes())
     assert begin(tmp_path / "new", TrainSettings(width=1, compression=0.25), {}, Processes()
                  ).model.network.compression == 0.25
 

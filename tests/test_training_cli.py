@@ -15,12 +15,12 @@ from common.data.pool import Pool
 from common.errors import CallError, UserError
 from common.labels import weights_name
 from common.network.checkpoints import code_commit, load_weights, save_weights
-from common.training import confidence_fit, mixture_validation, recipe
+from common.training import confidence_fit, loop, recipe
 from common.training.__main__ import _trained_mixture
 from common.training.mixtures import MixtureSettings
 from common.training.recipe import run_recipe, trainable
 from common.training.settings import TrainSettings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, even_clock
 
 SMALL = ["--width", 1, "--batch-size", 2, "--warmup-steps", 2, "--device", "cpu", "--n-validation", 2]
 
@@ -105,7 +105,8 @@ def test_wrong_calls_end_with_code_2(call, flags, message):
 
 
 def test_the_recipe_keeps_its_budget_and_goes_on(pool_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(mixture_validation, "SEGMENT_SAMPLES", 20_000)  # a slow machine too has time to validate
+    for module in (loop, recipe):
+        monkeypatch.setattr(module, "time", even_clock(0.1))
     settings = TrainSettings(width=1, batch_size=2, warmup_steps=2, minutes=0.5)
     pool = Pool.load(pool_folder)
     heard = set()

@@ -94,11 +94,19 @@ def network_to_begin_with(folder: Path, settings: TrainSettings) -> dict:
     if (folder / LAST).is_file():
         return _load_state(folder / LAST)["settings"]
     if settings.branch is not None:
-        return _load_state(Path(settings.branch) / LAST)["settings"]
+        return _branched_settings(Path(settings.branch) / LAST)
     if settings.start is None:
         return {}
     found = load_weights(settings.start)[0]
-    return found.network.settings() | {"hop_length": found.stft.hop_length}
+    return found.network.settings() | {"compression": float(found.network.compression),
+                                       "hop_length": found.stft.hop_length}
+
+
+def _branched_settings(path):
+    """The settings of a run to branch from. Its weights know their compression; older runs noted another one."""
+    content = _load_state(path)
+    known = content.get("model", {}).get("network.compression")
+    return content["settings"] | ({} if known is None else {"compression": float(known)})
 
 
 def begin(folder: Path, settings: TrainSettings, plain: dict, processes: Processes) -> Run:
@@ -123,11 +131,15 @@ def begin(folder: Path, settings: TrainSettings, plain: dict, processes: Process
         raise UserError(f"expected settings and data as in the first process, but process {processes.rank} has another "
                         f"{', '.join(different)}: give all of them the same")
     run = Run(settings, processes, start)
+    wanted = float(run.model.network.compression)
     if content is not None:
         try:
             run.load(content)
         except (KeyError, TypeError, ValueError, RuntimeError):
             processes.stop(_damaged(path))
+        own = float(run.model.network.compression)
+        if path != folder / LAST and own != wanted:
+            processes.stop(_unfit("compression", wanted, settings.branch, own))
         if processes.first and path == folder / LAST:
             log.info("resuming %s at step %d", path, run.step)
     return run
@@ -181,8 +193,14 @@ def _first_weights(settings):
     """Return the state_dict of the weights to start from, widened if they are narrower than the new network."""
     new = new_model(settings)
     found = load_weights(settings.start)[0]
-    for name, own, wanted in (("plan", found.network.plan_name, new.network.plan_name), ("STFT", found.stft, new.stft)):
+    for name, own, wanted in (("plan", found.network.plan_name, new.network.plan_name), ("STFT", found.stft, new.stft),
+                              ("compression", *(float(x.network.compression) for x in (found, new)))):
         if own != wanted:
-            raise UserError(f"expected weights of {name} {wanted} to begin with, but {settings.start} has {own}: set "
-                            "the same or choose other weights")
+            raise _unfit(name, wanted, settings.start, own)
     return widen(found.network, settings.width, settings.depth_factors).state_dict()
+
+
+def _unfit(name, wanted, path, own):
+    """Return the error for weights, or a run, that a run with other settings cannot begin with."""
+    return UserError(f"expected weights of {name} {wanted} to begin with, but {path} has {own}: set the same or choose "
+                     "other weights")

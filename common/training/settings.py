@@ -13,7 +13,7 @@ from common.network.stft import STFT
 from common.training.losses import LOSSES
 
 # The network where neither the settings nor the weights to begin with decide it; None stands for the plan's factors.
-NETWORK = {"plan": FOLDED, "width": 16, "depth_factors": None, "hop_length": 512}
+NETWORK = {"plan": FOLDED, "width": 16, "depth_factors": None, "compression": 0.5, "hop_length": 512}
 # Learning rate after the warm-up, as a share of the highest one, for the share of the run that is done.
 SCHEDULES = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
@@ -34,7 +34,8 @@ class TrainSettings:
     ones that are validated and saved. With `minutes` the schedule follows the wall time, validation included; `epochs`
     is then the number of validations, and the result depends on the machine's speed. `branch` continues from the
     weights, averages, optimisers' state and step of another run of the same network. What is None in plan, width,
-    depth_factors and hop_length is that of the weights to start from or of the run to branch from, or of NETWORK.
+    depth_factors, compression and hop_length is that of the weights to start from or of the run to branch from, or of
+    NETWORK.
     """
 
     plan: str | None = setting(
@@ -43,8 +44,8 @@ class TrainSettings:
     depth_factors: tuple[int, ...] | None = setting(
         None, "complex channels of the ten encoder layers, in multiples of the width (default: those of the "
         "weights to begin with, or the plan's)", type=int, nargs="+", metavar="FACTOR")
-    compression: float = setting(
-        0.5, "exponent of the magnitudes that a new network reads; weights to start from keep theirs")
+    compression: float | None = setting(
+        None, f"exponent of the magnitudes that the network reads{_network_default('compression')}", type=float)
     hop_length: int | None = setting(
         None, f"samples between two STFT frames{_network_default('hop_length')}", type=int)
     loss: str = setting("sdr", "quantity to minimise: sdr, weighted_sdr or spectrum_l2")
@@ -75,7 +76,7 @@ class TrainSettings:
         if self.batch_size < 2:
             raise CallError(f"expected batch_size of at least 2, which batch norm needs, got {self.batch_size}: "
                             "raise it")
-        if not 0 < self.compression <= 1:
+        if self.compression is not None and not 0 < self.compression <= 1:
             raise CallError(f"expected a compression above 0 and at most 1, got {self.compression}: choose "
                             "for example 0.5")
         for name in ("epochs", "steps_per_epoch", "crop_frames", "warmup_steps"):
