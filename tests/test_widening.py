@@ -75,7 +75,7 @@ def begun(settings, folder, start):
 
 def test_a_run_begins_with_narrower_weights(narrow, tmp_path):
     save_weights(Denoiser(narrow, STFT()), tmp_path / "narrow.pth", {})
-    run = begun(TrainSettings(narrow.plan_name, 3), tmp_path, tmp_path / "narrow.pth")
+    run = begun(TrainSettings(narrow.plan_name, 3, compression=1.0), tmp_path, tmp_path / "narrow.pth")
     waveform = torch.randn(1, 20000)
     with torch.inference_mode():
         expected = Denoiser(narrow, STFT()).eval()(waveform)
