@@ -1,6 +1,5 @@
 """What the network reads of a spectrum, and that weights keep the compression that they fit."""
 
-
 import numpy as np
 import pytest
 import torch

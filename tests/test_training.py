@@ -1,7 +1,5 @@
 import csv
-import itertools
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,8 +180,8 @@ def test_two_runs_into_one_folder(finished, data, tmp_path):
 
 def test_checkpoints_are_as_often_as_they_should(data, tmp_path, monkeypatch):
     """A clock that advances by 4 s whenever it is read, 2 times a step and once more after a save."""
-    clock, saved = itertools.count(step=4), []
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    saved = []
+    monkeypatch.setattr(training, "time", even_clock(4))
     monkeypatch.setattr(training, "save_atomically", lambda content, path: saved.append(content["step"]))
     train(TrainSettings(**(MINI | {"epochs": 1, "steps_per_epoch": 12})), *data, tmp_path)
     assert saved == [8, 12]  # after more than 60 s, and at the end
@@ -312,9 +310,7 @@ def test_a_watched_training_says_nothing_itself(data, finished, tmp_path, caplog
 
 
 def test_the_time_of_a_training_is_measured_before_it(data, monkeypatch):
-    ticks = itertools.count()
-    clock = SimpleNamespace(monotonic=lambda: 10.0 * next(ticks))  # each part takes 10 s
-    monkeypatch.setattr("common.training.timing.time", clock)
+    monkeypatch.setattr("common.training.timing.time", even_clock(10.0))  # each part takes 10 s
     words = estimate(TrainSettings(**(MINI | {"epochs": 4})), *data)
     assert "12 steps of 2.50 s and 4 validations of 40.0 s" in words and "about 4 min" in words  # 30 s and 160 s
     monkeypatch.setattr(type(data[1]), "has_prints", True)  # each validation is done without prints and with them

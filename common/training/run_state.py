@@ -94,19 +94,28 @@ def network_to_begin_with(folder: Path, settings: TrainSettings) -> dict:
     if (folder / LAST).is_file():
         return _load_state(folder / LAST)["settings"]
     if settings.branch is not None:
-        return _branched_settings(Path(settings.branch) / LAST)
+        return _branched_settings(settings)
     if settings.start is None:
         return {}
     found = load_weights(settings.start)[0]
-    return found.network.settings() | {"compression": float(found.network.compression),
+    return found.network.settings() | {"compression": _rounded(found.network.compression),
                                        "hop_length": found.stft.hop_length}
 
 
-def _branched_settings(path):
-    """The settings of a run to branch from. Its weights know their compression; older runs noted another one."""
-    content = _load_state(path)
-    known = content.get("model", {}).get("network.compression")
-    return content["settings"] | ({} if known is None else {"compression": float(known)})
+def _branched_settings(settings):
+    """Return the settings of the run to branch from. Its weights say their compression; older runs noted another."""
+    content = _load_state(Path(settings.branch) / LAST)
+    if "network.compression" not in content["model"]:
+        return content["settings"]
+    own = _rounded(content["model"]["network.compression"])
+    if settings.compression not in (None, own):
+        raise _unfit("compression", settings.compression, settings.branch, own)
+    return content["settings"] | {"compression": own}
+
+
+def _rounded(compression):
+    """Return a network's compression, a float32 tensor, as it was typed."""
+    return round(float(compression), 6)
 
 
 def begin(folder: Path, settings: TrainSettings, plain: dict, processes: Processes) -> Run:
@@ -131,15 +140,11 @@ def begin(folder: Path, settings: TrainSettings, plain: dict, processes: Process
         raise UserError(f"expected settings and data as in the first process, but process {processes.rank} has another "
                         f"{', '.join(different)}: give all of them the same")
     run = Run(settings, processes, start)
-    wanted = float(run.model.network.compression)
     if content is not None:
         try:
             run.load(content)
         except (KeyError, TypeError, ValueError, RuntimeError):
             processes.stop(_damaged(path))
-        own = float(run.model.network.compression)
-        if path != folder / LAST and own != wanted:
-            processes.stop(_unfit("compression", wanted, settings.branch, own))
         if processes.first and path == folder / LAST:
             log.info("resuming %s at step %d", path, run.step)
     return run
@@ -170,7 +175,7 @@ def _load_state(path):
         raise
     except UserError as error:
         raise _damaged(path) from error
-    if not isinstance(content.get("settings"), dict):
+    if not all(isinstance(content.get(name), dict) for name in ("settings", "model")):
         raise _damaged(path)
     return content
 
@@ -194,13 +199,13 @@ def _first_weights(settings):
     new = new_model(settings)
     found = load_weights(settings.start)[0]
     for name, own, wanted in (("plan", found.network.plan_name, new.network.plan_name), ("STFT", found.stft, new.stft),
-                              ("compression", *(float(x.network.compression) for x in (found, new)))):
+                              ("compression", *(_rounded(x.network.compression) for x in (found, new)))):
         if own != wanted:
             raise _unfit(name, wanted, settings.start, own)
     return widen(found.network, settings.width, settings.depth_factors).state_dict()
 
 
 def _unfit(name, wanted, path, own):
-    """Return the error for weights, or a run, that a run with other settings cannot begin with."""
+    """Return the error for weights or a run at `path` with which settings cannot begin."""
     return UserError(f"expected weights of {name} {wanted} to begin with, but {path} has {own}: set the same or choose "
                      "other weights")
