@@ -24,6 +24,7 @@ from common.network.stft import STFT
 from common.seeds import number
 from common.training import confidence_fit
 from common.training.confidence_fit import (
+    SHIFTS,
     Windows,
     calibrate,
     choose_shift,
@@ -237,6 +238,19 @@ def test_a_prior_is_left_only_for_a_reason(windows):
     mended = fit_confidence(windows[False], turned)
     gains = [float(windows[True].gains_db(believed(c, windows[True])).mean()) for c in (turned, mended)]
     assert gains[1] > gains[0] + 3
+
+
+@pytest.mark.parametrize("given_prior", [False, True])
+def test_no_confidence_is_so_sure_that_caution_changes_nothing(given_prior):
+    """Even where the whole estimate of all pairs is noise."""
+    power = torch.ones(40, 3, dtype=torch.float64)
+    features = torch.from_numpy(np.random.default_rng(0).standard_normal((40, 3, 2)))
+    windows = Windows(np.arange(40), features, 1.2 * power, power, power)
+    zeros = np.zeros(2, np.float32)
+    prior = Confidence(zeros, zeros + 1, zeros, np.zeros(3, np.float32)) if given_prior else None
+    confidence = fit_confidence(windows, prior)
+    assert believed(confidence, windows).min() > 0.8
+    assert believed(shifted(confidence, SHIFTS[-1]), windows).max() < 0.8
 
 
 @pytest.mark.parametrize("n_parts, n_others", [(8, 20), (3, 16)])

@@ -14,7 +14,7 @@ from common.network.noise_print import wiener_gain
 from common.network.stft import STFT
 from common.training.network_widening import widen
 from common.training.processes import Processes
-from common.training.run_state import begin
+from common.training.run_state import begin, network_to_begin_with
 from common.training.settings import TrainSettings
 from common.training.weight_averaging import average
 
@@ -72,12 +72,13 @@ def written(path, compression):
 
 
 def test_weights_keep_their_compression(tmp_path):
-    path = written(tmp_path / "w.pth", 0.5)
+    path = written(tmp_path / "w.pth", 0.3)
     model, _ = load_weights(path)
-    assert model.network.compression == 0.5 and widen(model.network, 2).compression == 0.5
-    run = begin(tmp_path / "run", TrainSettings(width=2, start=path), {}, Processes())
-    assert run.model.network.compression == 0.5 and run.average.network.compression == 0.5
-    with pytest.raises(UserError, match=r"expected weights of compression 0\.25 .* has 0\.5: set the same"):
+    assert model.network.compression == pytest.approx(0.3, abs=1e-3) == widen(model.network, 2).compression
+    assert network_to_begin_with(tmp_path / "run", TrainSettings(start=path))["compression"] == 0.3
+    run = begin(tmp_path / "run", TrainSettings(width=2, compression=0.3, start=path), {}, Processes())
+    assert run.model.network.compression == model.network.compression == run.average.network.compression
+    with pytest.raises(UserError, match=r"expected weights of compression 0\.25 .* has 0\.3: set the same"):
         begin(tmp_path / "run", TrainSettings(width=2, compression=0.25, start=path), {}, Processes())
     assert begin(tmp_path / "new", TrainSettings(width=1, compression=0.25), {}, Processes()
                  ).model.network.compression == 0.25

@@ -1,4 +1,5 @@
 import csv
+import re
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ from common.data.pairs import find_pairs
 from common.errors import CallError, UserError
 from common.locks import locked
 from common.network.checkpoints import load_safely, load_weights, save_atomically, save_weights
-from common.network.dcunet import FOLDED, PLANS, DCUNet20
+from common.network.dcunet import FOLDED, LITERATURE, PLANS, DCUNet20
 from common.network.model import Denoiser, computes_bfloat16_fast
 from common.network.stft import STFT
 from common.training import loop as training
@@ -120,8 +121,12 @@ def test_a_run_has_the_network_that_it_begins_with(data, tmp_path):
     state = torch.load(tmp_path / "wider" / "last.ckpt", weights_only=True)
     save_atomically(state | {"settings": state["settings"] | {"compression": 0.5}}, tmp_path / "wider" / "last.ckpt")
     assert network_of("once_noted_wrongly", branch=tmp_path / "wider") == (4, FOLDED, factors, 1.0, 1024)
-    with pytest.raises(UserError, match=r"expected weights of compression 0\.25 to begin with, but .*wider has 1\.0"):
-        network_of("other", branch=tmp_path / "wider", compression=0.25)
+    for name, wanted, own in (("compression", 0.25, "1.0"), ("hop_length", 512, "1024"), ("width", 5, "4"),
+                              ("plan", LITERATURE, FOLDED), ("depth_factors", [2] * 10, re.escape(f"{factors}"))):
+        with pytest.raises(UserError, match=f"expected weights of {name} .* to begin with, but .*wider has {own}: set"):
+            network_of("other", branch=tmp_path / "wider", **{name: wanted})
+    same = {"compression": 1, "hop_length": 1024, "width": 4, "plan": FOLDED, "depth_factors": factors}
+    assert network_of("named", branch=tmp_path / "wider", **same) == (4, FOLDED, factors, 1.0, 1024)
     assert network_of("new", width=1) == (1, FOLDED, list(PLANS[FOLDED].depth_factors), 0.5, 512)
     with pytest.raises(UserError, match=r"width was 3 and is 1"):
         network_of("tuned", start=tmp_path / "w.pth", width=1)

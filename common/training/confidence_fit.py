@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 4
 # Penalty on the squared weights of the standardised features, against the mean improvement in dB; and on their squared
-# distance from those of a prior, which was found from more pairs. Share of it for the offsets of the bands.
+# distance from those of a prior, which was found from more pairs. Share of it for the offsets of the bands, in which
+# their common change counts once.
 REGULARISATION, PRIOR_REGULARISATION, OFFSET_SHARE = 1e-3, 1e-2, 0.3
 # Changes of the confidence's log-odds to choose among, from bold to cautious, and the mean improvement in dB that the
 # choice may cost.
@@ -133,7 +134,9 @@ def fit_confidence(windows: Windows, prior: Confidence | None = None) -> Confide
     def loss():
         logits = Confidence(centre, scale, weight, offset).logits(features)
         moved = offset - start
-        penalty = (weight - near).square().sum() + OFFSET_SHARE * (moved - moved.mean()).square().sum()
+        # Where the whole estimate is best taken away, only the last term keeps the offsets finite.
+        offsets = (moved - moved.mean()).square().sum() + moved.mean().square()
+        penalty = (weight - near).square().sum() + OFFSET_SHARE * offsets
         return strength * penalty - windows.gains_db(torch.sigmoid(logits)).mean()
     minimise(loss, [weight, offset])
     return Confidence(*(x.detach().float().numpy() for x in (centre, scale, weight, offset)))

@@ -11,7 +11,7 @@ from common.network.checkpoints import load_safely, load_weights
 from common.training.muon import ComplexMuon
 from common.training.network_widening import widen
 from common.training.processes import Processes
-from common.training.settings import TrainSettings, new_model
+from common.training.settings import TrainSettings, new_model, with_network
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,8 @@ class Run:
 def network_to_begin_with(folder: Path, settings: TrainSettings) -> dict:
     """Return the settings of the network that a run in `folder` resumes or begins with; {} for a new one.
 
-    Raises UserError for a damaged state or damaged weights, CallError where they are missing.
+    Raises UserError for a damaged state, for damaged weights, and for another network than that of the run to branch
+    from, CallError where they are missing.
     """
     if (folder / LAST).is_file():
         return _load_state(folder / LAST)["settings"]
@@ -97,25 +98,26 @@ def network_to_begin_with(folder: Path, settings: TrainSettings) -> dict:
         return _branched_settings(settings)
     if settings.start is None:
         return {}
-    found = load_weights(settings.start)[0]
-    return found.network.settings() | {"compression": _rounded(found.network.compression),
-                                       "hop_length": found.stft.hop_length}
+    return _form(load_weights(settings.start)[0])
+
+
+def _form(model):
+    """Return the settings of a model's network, its compression to the digits that weights in 16 bits keep."""
+    return model.network.settings() | {"compression": round(float(model.network.compression), 3),
+                                       "hop_length": model.stft.hop_length}
 
 
 def _branched_settings(settings):
     """Return the settings of the run to branch from. Its weights say their compression; older runs noted another."""
     content = _load_state(Path(settings.branch) / LAST)
-    if "network.compression" not in content["model"]:
-        return content["settings"]
-    own = _rounded(content["model"]["network.compression"])
-    if settings.compression not in (None, own):
-        raise _unfit("compression", settings.compression, settings.branch, own)
-    return content["settings"] | {"compression": own}
-
-
-def _rounded(compression):
-    """Return a network's compression, a float32 tensor, as it was typed."""
-    return round(float(compression), 6)
+    found = content["settings"]
+    if "network.compression" in content["model"]:
+        found = found | {"compression": float(content["model"]["network.compression"])}
+    own, wanted = (_form(new_model(with_network(x, found))) for x in (TrainSettings(), settings))
+    for name in own:
+        if own[name] != wanted[name]:
+            raise _unfit(name, wanted[name], settings.branch, own[name])
+    return found | own
 
 
 def begin(folder: Path, settings: TrainSettings, plain: dict, processes: Processes) -> Run:
@@ -199,7 +201,7 @@ def _first_weights(settings):
     new = new_model(settings)
     found = load_weights(settings.start)[0]
     for name, own, wanted in (("plan", found.network.plan_name, new.network.plan_name), ("STFT", found.stft, new.stft),
-                              ("compression", *(_rounded(x.network.compression) for x in (found, new)))):
+                              ("compression", *(_form(x)["compression"] for x in (found, new)))):
         if own != wanted:
             raise _unfit(name, wanted, settings.start, own)
     return widen(found.network, settings.width, settings.depth_factors).state_dict()
