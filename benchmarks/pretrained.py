@@ -20,6 +20,7 @@ from common.cli import Parser, count, natural, run
 from common.data.pairs import load_test_pairs, manifest_sha256, segments
 from common.denoising.auto import AUTO, choose_weights, noise_probabilities
 from common.denoising.files import denoise
+from common.errors import CallError
 from common.evaluation.scores import (
     WITH_PRINT,
     format_summary,
@@ -83,6 +84,8 @@ def main():
     loaded = {name: load_weights(name) for name in pretrained_names()}
     forms = {name: inference_form(model, precision=args.precision) for name, (model, _) in loaded.items()}
     pairs, picks = load_test_pairs(args.set), []
+    if args.first >= len(pairs):
+        raise CallError(f"expected --first below the number of pairs, {len(pairs)}, got {args.first}: lower it")
 
     def work():
         for segment in segments(with_progress(pairs[args.first :: args.every]), forms[MIXED].stft.sample_rate):

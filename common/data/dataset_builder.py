@@ -27,6 +27,7 @@ from common.cli import check_range, setting
 from common.data import manifest, mixing_law
 from common.data.noises import SPLITS, NoiseSource, WhiteNoise
 from common.data.resuming import check_output, finished_pairs
+from common.data.silence import MAX_SNR_DB
 from common.data.songs import name_digest, song_name, songs_for_split
 from common.errors import CallError, UnusableError, UserError, one_of_many
 from common.locks import locked
@@ -35,8 +36,6 @@ from common.workers import uninterrupted, worker_processes
 
 log = logging.getLogger(__name__)
 
-# Largest SNR, up or down: beyond it one of both sounds is below the last bit.
-MOST_SNR_DB = 100
 # Number of draws after which a pair without usable noises ends the run.
 MAX_DRAWS = 20
 FORMATS = ("wav", "flac")
@@ -80,7 +79,7 @@ class MergeSettings:
         if self.folds and not set(self.folds) <= set(range(1, 11)):
             raise CallError(f"expected --folds between 1 and 10, got {list(self.folds)}: name folds fold1 to fold10")
         if self.snr_db:
-            check_range("--snr-db", self.snr_db, -MOST_SNR_DB, MOST_SNR_DB)
+            check_range("--snr-db", self.snr_db, -MAX_SNR_DB, MAX_SNR_DB)
         if self.seed < 0:
             raise CallError(f"expected --seed >= 0, got {self.seed}: choose another number")
 

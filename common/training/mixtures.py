@@ -14,6 +14,7 @@ import torch
 
 from common.cli import check_range, setting
 from common.data.pool import CLIP_PEAK, POWER_BLOCK, SONG, Clip, Pool
+from common.data.silence import MAX_SNR_DB
 from common.errors import CallError, UserError
 from common.labels import CLASS_NAMES, MIXED
 from common.network.noise_print import LEAST_PRINT_SECONDS
@@ -46,10 +47,10 @@ HALF_TAPS = 4
 AS_MEASURED = {"song_speed": (1.0, 1.0), "song_equaliser_db": None, "song_overdrive_db": None, "print_share": 1.0}
 # Largest weight of a noise.
 MOST_WEIGHT = 1_000_000
-# Limits of the ranges of MixtureSettings: beyond them numbers overflow or memory fills.
-RANGES = {"snr_db": (-100, 100), "target_snr_offset_db": (-100, 100), "print_seconds": (LEAST_PRINT_SECONDS, 60),
-          "song_speed": (0.05, 20), "song_overdrive_db": (-60, 60), "noise_speed": (0.05, 20),
-          "lowpass_hz": (1, SAMPLE_RATE)}
+# Limits of the ranges of MixtureSettings: beyond them nothing can be learned, numbers overflow or memory fills.
+RANGES = {"snr_db": (-MAX_SNR_DB, MAX_SNR_DB), "target_snr_offset_db": (-MAX_SNR_DB, MAX_SNR_DB),
+          "print_seconds": (LEAST_PRINT_SECONDS, 60), "song_speed": (0.05, 20), "song_overdrive_db": (-60, 60),
+          "noise_speed": (0.05, 20), "lowpass_hz": (1, SAMPLE_RATE)}
 
 
 @dataclass(frozen=True)
