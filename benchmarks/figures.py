@@ -27,16 +27,26 @@ def quality_against_cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _panels(number, **settings):
+    """Return a figure and `number` panels of it, four in a line."""
+    columns = min(4, number)
+    lines = -(-number // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 0.4 + 2.3 * lines), squeeze=False,
+                                layout="constrained", **settings)
+    for unused in axes.flat[number:]:
+        unused.axis("off")
+    panels = axes.flat[:number]
+    # The lowest panel of each column has the numbers of a shared axis, also where the last line is not full.
+    for lowest in panels[-columns:]:
+        lowest.tick_params(labelbottom=True)
+    return figure, panels
+
+
 def improvement_panels(rows: pd.DataFrame, method: str) -> Figure:
     """Draw the improvement of every segment over its input SNR, a panel for each noise; rows: of `evaluate`."""
     noises = sorted(rows.noise.unique(), key=lambda n: (n != "white", n))
-    columns = min(4, len(noises))
-    lines = -(-len(noises) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 0.4 + 2.3 * lines), sharex=True, sharey=True,
-                                squeeze=False, layout="constrained")
-    for axis in axes.flat[len(noises):]:
-        axis.axis("off")
-    for axis, noise in zip(axes.flat, noises, strict=False):
+    figure, panels = _panels(len(noises), sharex=True, sharey=True)
+    for axis, noise in zip(panels, noises, strict=True):
         before = rows[(rows.noise == noise) & (rows.method == DO_NOTHING)].set_index("segment").snr_db
         gains = rows[(rows.noise == noise) & (rows.method == method)].set_index("segment").snr_improvement_db
         axis.scatter(before.loc[gains.index], gains, s=7, color=COLOURS["denoised"])
@@ -48,23 +58,23 @@ def improvement_panels(rows: pd.DataFrame, method: str) -> Figure:
 
 
 def trade_offs(curves: dict[str, dict]) -> Figure:
-    """Draw the improvement against the share of mixtures made worse, a curve for each weights file.
+    """Draw the improvement against the share of mixtures made worse, a panel for each weights file.
 
     curves: results of common.training.confidence_fit.calibrate by name. A dot marks the chosen caution, a cross no
     confidence.
     """
-    figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
-    for number, (name, found) in enumerate(curves.items()):
-        colour = plt.get_cmap("tab20")(number % 20)
+    figure, panels = _panels(len(curves), sharex=True)
+    for axes, (name, found) in zip(panels, curves.items(), strict=True):
         chosen = next(row for row in found["trade_off"] if row["shift"] == found["shift"])
         axes.plot([100 - row["improved_percent"] for row in found["trade_off"]],
-                  [row["improvement_db"] for row in found["trade_off"]], lw=1.2, color=colour, label=name)
-        axes.plot(100 - chosen["improved_percent"], chosen["improvement_db"], "o", color=colour)
-        axes.plot(100 - found["plain_improved_percent"], found["plain_db"], "x", color=colour)
-    axes.axhline(0, color="grey", lw=0.8)
-    axes.set(xlabel="validation mixtures made worse (%)", ylabel="mean SNR improvement (dB)",
-             title="dot: as published, cross: without confidence")
-    figure.legend(loc="outside right center", fontsize=8)
+                  [row["improvement_db"] for row in found["trade_off"]], color=COLOURS["denoised"])
+        axes.plot(100 - chosen["improved_percent"], chosen["improvement_db"], "o", color=COLOURS["denoised"])
+        axes.plot(100 - found["plain_improved_percent"], found["plain_db"], "x", color=COLOURS["noisy"])
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set_title(name, fontsize=9)
+    figure.suptitle("dot: as published, cross: without confidence", fontsize=10)
+    figure.supxlabel("validation mixtures made worse (%)", fontsize=10)
+    figure.supylabel("mean SNR improvement (dB)", fontsize=10)
     return figure
 
 
